@@ -1,0 +1,331 @@
+"""The settings: what ``config.yaml`` and the environment may say, as frozen, typed models.
+
+Durations are floats in seconds, sizes are ints in bytes. The doc strings under the fields become the
+descriptions in ``config/schema.json``, which editors show.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from config.consistency import inconsistencies
+from config.shape import settle
+from config.values import Bytes, Seconds
+
+Task: TypeAlias = Literal["chat", "ocr", "embedding"]
+Priority: TypeAlias = Literal["high", "normal", "low"]
+
+# Names go into URLs and log lines; a slash is allowed because hub ids are customary as model names.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
+MongodbUri = Annotated[str, StringConstraints(pattern=r"^mongodb(\+srv)?://")]
+# Each one becomes part of a command line and of a file name.
+Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)?$")]
+
+
+def _whole_number_as_text(value: object) -> object:
+    # `args: [--max-num-seqs, 16]` and `env: {OMP_NUM_THREADS: 4}` are what people write.
+    return str(value) if type(value) is int else value
+
+
+Word = Annotated[str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int)]
+
+
+def _checked_jwt_secret(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < 32:
+        raise PydanticCustomError("secret", "too short: a signing key has at least 32 characters")
+    return secret
+
+
+def _checked_admin_password(secret: SecretStr) -> SecretStr:
+    if secret.get_secret_value().strip().lower() in ("", "admin"):
+        raise PydanticCustomError(
+            "secret", "may not be empty or 'admin': choose another, or unset it and one is generated"
+        )
+    return secret
+
+
+JwtSecret = Annotated[SecretStr, AfterValidator(_checked_jwt_secret)]
+AdminPassword = Annotated[SecretStr, AfterValidator(_checked_admin_password)]
+
+
+class Section(BaseModel):
+    """One mapping of the file: frozen, no unknown keys, no guessing of types."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle(cls, data: Any) -> Any:
+        return settle(cls.model_fields, data)
+
+
+class ServerSettings(Section):
+    """Where the gateway listens and what a request may ask of it."""
+
+    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface. Variable: SERVER_HOST."""
+    port: int = Field(default=8080, ge=1, le=65535)
+    """TCP port. Variable: SERVER_PORT."""
+    workers: int = Field(default=1, ge=1, le=256)
+    """Gateway processes that share the port."""
+    max_upload: Bytes = 10 * 2**20
+    """Largest request body in bytes (10MB is 10 * 1024 * 1024)."""
+    max_wait: Seconds = 120.0
+    """Longest time that a request may wait for its result (`Prefer: wait=N`)."""
+
+
+class MongodbSettings(Section):
+    """The database that keeps the queue."""
+
+    # A URI may hold a password.
+    uri: MongodbUri | None = Field(default=None, repr=False)
+    """mongodb:// URI of a replica set; unset: the embedded mongod is started. Variable: MONGODB_URI."""
+    database: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "roundhouse"
+    """Name of the database."""
+
+
+class QueueSettings(Section):
+    """Leases, polling and retries."""
+
+    lease: Seconds = 30.0
+    """How long a claimed job belongs to a worker that is not heard of."""
+    poll_interval: Seconds = 1.0
+    """How often the queue is looked at when no change notice comes."""
+    drain_timeout: Seconds = 30.0
+    """How long a worker that is told to stop may go on with its jobs."""
+    retry_backoff: Seconds = 1.0
+    """Wait before the first retry; it doubles with each attempt."""
+    retry_backoff_max: Seconds = 60.0
+    """Longest wait before a retry."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.retry_backoff > self.retry_backoff_max:
+            raise PydanticCustomError("order", "retry_backoff may not be longer than retry_backoff_max")
+        return self
+
+
+class Role(Section):
+    """What the holders of a role may do."""
+
+    max_priority: Priority = "normal"
+    """Highest priority that may be asked for."""
+
+
+_DEFAULT_ROLES: dict[str, Priority] = {"admin": "high", "service": "high", "user": "normal"}
+
+
+def _with_default_roles(roles: object) -> object:
+    if not isinstance(roles, dict):
+        return roles
+    return {name: Role(max_priority=level) for name, level in _DEFAULT_ROLES.items()} | roles
+
+
+class AuthSettings(Section):
+    """Tokens and roles."""
+
+    issuer: Annotated[str, StringConstraints(min_length=1)] = "roundhouse"
+    """`iss` of the tokens."""
+    audience: Annotated[str, StringConstraints(min_length=1)] = "roundhouse"
+    """`aud` of the tokens."""
+    access_token_ttl: Seconds = 3600.0
+    """How long an access token is good for."""
+    refresh_token_ttl: Seconds = 30 * 86400.0
+    """How long a refresh token is good for."""
+    roles: Annotated[dict[Name, Role], BeforeValidator(_with_default_roles)] = Field(
+        default_factory=dict, validate_default=True
+    )
+    """Roles by name, added to admin (high), service (high) and user (normal)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.access_token_ttl > self.refresh_token_ttl:
+            raise PydanticCustomError("order", "access_token_ttl may not be longer than refresh_token_ttl")
+        return self
+
+
+class RateLimitSettings(Section):
+    """How many requests that submit work a client may send."""
+
+    enabled: bool = True
+    """Whether the limit applies."""
+    requests_per_minute: int = Field(default=60, ge=1, le=1_000_000)
+    """Requests a minute and client."""
+    burst: int = Field(default=10, ge=1, le=1_000_000)
+    """Requests that may come at once."""
+    exempt_roles: list[Name] = ["service"]
+    """Roles without a limit."""
+
+
+class HistorySettings(Section):
+    """What is kept of finished jobs."""
+
+    retention: Seconds = 15 * 86400.0
+    """How long a finished job and its result are kept."""
+
+
+class AutoSwitchSettings(Section):
+    """Loading of models by forecast. Read from a later version on; checked already."""
+
+    enabled: bool = False
+    """Whether models are loaded ahead of demand."""
+    pattern_window_days: int = Field(default=7, ge=1, le=366)
+    """Days of usage that the forecast looks at."""
+
+
+class ModelSettings(Section):
+    """What every model entry has, whatever its engine."""
+
+    task: Task
+    """What the model does."""
+    engine: str
+    """What runs it."""
+    model: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """Hub id or path of the weights, or the upstream's name for the model; unset: the entry's own name."""
+    max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """Jobs that run at once, over all workers."""
+    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 10
+    """Jobs that may wait beyond those; a request over both is answered 503."""
+    timeout: Seconds = 300.0
+    """Longest run of one attempt (of one page, for documents)."""
+    max_retries: Annotated[int, Field(ge=0, le=100)] = 3
+    """Further attempts after a crash, a timeout or a passing error."""
+    aliases: list[Name] = []
+    """Other names that requests may use."""
+    description: str = ""
+    """Shown in the list of models."""
+
+
+class TesseractSettings(ModelSettings):
+    """OCR on the CPU by Tesseract."""
+
+    engine: Literal["tesseract"]
+    """What runs it."""
+    task: Literal["ocr"]
+    """Tesseract does OCR only."""
+    languages: Annotated[list[Language], Field(min_length=1)] | None = None
+    """Tesseract's language codes (eng, deu, chi_sim); unset: found out from the page."""
+    dpi: int = Field(default=300, ge=70, le=1200)
+    """Resolution at which PDF pages are drawn."""
+    max_pages: int = Field(default=500, ge=1, le=100_000)
+    """Longest document."""
+
+
+class OpenaiSettings(ModelSettings):
+    """Any server that speaks the OpenAI API."""
+
+    engine: Literal["openai"]
+    """What runs it."""
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
+    """Address up to and with /v1, without credentials."""
+    api_key: SecretStr | None = None
+    """Bearer token for the upstream; best written ${env:NAME}."""
+
+
+class SimulatorSettings(ModelSettings):
+    """Deterministic tokens at a set speed, for tests and demonstrations. No model is behind it."""
+
+    engine: Literal["simulator"]
+    """What runs it."""
+    tokens_per_second: float = Field(default=50.0, gt=0, le=1_000_000)
+    """Speed."""
+    tokens: int = Field(default=64, ge=1, le=1_000_000)
+    """Length of an answer."""
+    faults: bool = False
+    """Whether a request may ask for a fault (crash, hang, slow, garbage)."""
+
+
+class VllmSettings(ModelSettings):
+    """A `vllm serve` process that the worker starts and looks after."""
+
+    engine: Literal["vllm"]
+    """What runs it."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """Share of the GPU's memory; unset: vLLM's default."""
+    max_model_len: int | None = Field(default=None, ge=1)
+    """Longest context in tokens; unset: the model's."""
+    tensor_parallel_size: int = Field(default=1, ge=1, le=1024)
+    """GPUs that share the model."""
+    dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] | None = None
+    """Type of the weights; unset: vLLM's default."""
+    quantization: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """vLLM's name of the quantization; unset: the model's."""
+    # Both may carry tokens.
+    args: list[Word] = Field(default=[], repr=False)
+    """Further arguments for `vllm serve`."""
+    env: dict[str, Word] = Field(default={}, repr=False)
+    """Further environment variables for `vllm serve`."""
+
+
+ModelEntry: TypeAlias = Annotated[
+    TesseractSettings | OpenaiSettings | SimulatorSettings | VllmSettings, Field(discriminator="engine")
+]
+
+
+class DefaultsSettings(Section):
+    """Which model serves a request that names none: the first of the list that is available."""
+
+    ocr: list[str] = []
+    """Names of models whose task is ocr, best first."""
+    chat: list[str] = []
+    """Names of models whose task is chat, best first."""
+
+
+class ConfigFile(Section):
+    """The whole of config.yaml."""
+
+    server: ServerSettings = ServerSettings()
+    mongodb: MongodbSettings = MongodbSettings()
+    queue: QueueSettings = QueueSettings()
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    rate_limit: RateLimitSettings = RateLimitSettings()
+    history: HistorySettings = HistorySettings()
+    auto_switch: AutoSwitchSettings = AutoSwitchSettings()
+    models: dict[Name, ModelEntry] = {}
+    """The models by name."""
+    defaults: DefaultsSettings = DefaultsSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        found = inconsistencies(self.model_dump(include={"models", "defaults", "auth", "rate_limit"}))
+        if found:
+            text = "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in found)
+            raise PydanticCustomError("inconsistent", "{text}", {"text": text})
+        return self
+
+
+class Settings(ConfigFile):
+    """The file's settings together with what only the environment gives."""
+
+    config_path: Path
+    """The file that was read, absolute."""
+    home: Path
+    """The state directory, absolute; it need not exist yet."""
+    jwt_secret: JwtSecret | None = None
+    """JWT_SECRET; None: the gateway generates one and keeps it under ``home``."""
+    admin_password: AdminPassword | None = None
+    """ADMIN_PASSWORD; None: the gateway generates one and keeps it under ``home``."""
+
+    def resolve(self, name: str) -> str | None:
+        """The name of the model that ``name`` (a model's name or alias) stands for, or None."""
+        if name in self.models:
+            return name
+        return next((model for model, entry in self.models.items() if name in entry.aliases), None)
