@@ -1,0 +1,90 @@
+"""The broker as a process uses it: everything around one database, opened and closed together."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from pymongo.errors import PyMongoError
+
+from broker.clockwork import Clockwork
+from broker.crashes import CrashLog
+from broker.database import connect, ensure_schema
+from broker.feed import JobFeed
+from broker.files import FileStore
+from broker.mongod import EmbeddedMongod, MongodKeeper
+from broker.queue import JobQueue
+from broker.reader import JobReader
+from broker.registry import Registry
+from config import Settings
+
+log = logging.getLogger(__name__)
+
+Preparation = Callable[[], Awaitable[None]]
+
+
+async def database_uri(settings: Settings) -> str:
+    """Where the database is: the configured one or, started if need be, the embedded one. Raises MongodError."""
+    if settings.mongodb.uri is not None:
+        return settings.mongodb.uri
+    return await EmbeddedMongod(settings.home).ensure()
+
+
+class Broker:
+    """``claimable``: this process claims jobs, so its feed tells of jobs that can be claimed."""
+
+    def __init__(self, settings: Settings, uri: str, *, claimable: bool = False) -> None:
+        self.settings = settings
+        self.uri = uri
+        self.database = database = connect(uri, settings.mongodb.database)
+        self.queue = JobQueue(database, settings.models, settings.queue)
+        self.reader = JobReader(database)
+        self.files = FileStore(database)
+        self.crashes = CrashLog(database)
+        self.registry = Registry(database)
+        self.feed = JobFeed(database, settings.queue.poll_interval, claimable=claimable)
+        self.ready = asyncio.Event()
+        self._clockwork = Clockwork(database, self.queue, self.files, self.crashes, settings.queue.lease)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def open(cls, settings: Settings, *, claimable: bool = False) -> "Broker":
+        """Starts the embedded mongod where that is the database: raises MongodError.
+
+        A configured database may be away: what needs it raises PyMongoError until it is back.
+        """
+        return cls(settings, await database_uri(settings), claimable=claimable)
+
+    def start(self, *preparations: Preparation) -> None:
+        """Starts the background work. ``ready`` is set once the schema is there and ``preparations`` are done."""
+        if self.settings.mongodb.uri is None:
+            self._spawn(MongodKeeper(EmbeddedMongod(self.settings.home)).run())
+        self._spawn(self._prepare(preparations))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        self._tasks.append(asyncio.ensure_future(work))
+
+    async def _prepare(self, preparations: tuple[Preparation, ...]) -> None:
+        while not self.ready.is_set():
+            try:
+                await ensure_schema(self.database, self.settings.history.retention)
+                for prepare in preparations:
+                    await prepare()
+            except PyMongoError as error:
+                log.warning("waiting for the database: %s", error)
+                await asyncio.sleep(self.settings.queue.poll_interval)
+            else:
+                self.ready.set()
+        self._clockwork.start()
+        await self.feed.run()
+
+    async def close(self) -> None:
+        """Ends the background work and closes the connection."""
+        self.feed.close()
+        if self.ready.is_set():
+            with suppress(PyMongoError):  # the next holder takes over when the lease ends
+                await self._clockwork.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.database.close()

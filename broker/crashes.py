@@ -1,0 +1,39 @@
+"""The crash log: every failed attempt, for operators to read."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from broker.database import Database
+from broker.job import Failure, Job
+
+
+class CrashLog:
+    def __init__(self, database: Database) -> None:
+        self._crashes = database.crashes
+
+    async def add(self, job: Job, failure: Failure, outcome: str) -> None:
+        """``outcome``: what became of the job, ``queued`` for another attempt or the status it ended in."""
+        await self._crashes.insert_one(
+            {
+                "at": datetime.now(UTC),
+                "job": str(job.id),
+                "model": job.model,
+                "attempt": job.attempts,
+                "worker": job.worker,
+                "code": failure.code,
+                "message": failure.message,
+                "details": dict(failure.details),
+                "outcome": outcome,
+            }
+        )
+
+    async def newest(
+        self, *, limit: int = 100, since: datetime | None = None, model: str | None = None
+    ) -> list[Mapping[str, Any]]:
+        """Newest first."""
+        query: dict[str, Any] = {} if model is None else {"model": model}
+        if since is not None:
+            query["at"] = {"$gte": since}
+        cursor = self._crashes.find(query, {"_id": 0}).sort("at", -1).limit(limit)
+        return [crash async for crash in cursor]

@@ -1,0 +1,125 @@
+"""The connection to MongoDB, the collections, and their indexes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from bson.codec_options import CodecOptions
+from pymongo import AsyncMongoClient, WriteConcern
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.read_concern import ReadConcern
+
+Collection = AsyncCollection[dict[str, Any]]
+
+# What was promised to somebody (accepted, finished, cancelled) survives a kill -9 of mongod and a failover.
+DURABLE = WriteConcern("majority", j=True)
+# For writes whose loss is healed by what comes after them. Each user says by what.
+HEALED = WriteConcern(w=1, j=False)
+
+CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A client and the collections that Roundhouse keeps.
+
+    ``jobs`` reads and writes with majority; weaker handles are derived where a write's loss is healed.
+    """
+
+    client: AsyncMongoClient[dict[str, Any]]
+    handle: AsyncDatabase[dict[str, Any]]
+
+    def _collection(self, name: str) -> Collection:
+        return self.handle.get_collection(
+            name, codec_options=CODEC, write_concern=DURABLE, read_concern=ReadConcern("majority")
+        )
+
+    @property
+    def jobs(self) -> Collection:
+        return self._collection("jobs")
+
+    @property
+    def workers(self) -> Collection:
+        return self._collection("workers").with_options(write_concern=HEALED)
+
+    @property
+    def crashes(self) -> Collection:
+        return self._collection("crashes")
+
+    @property
+    def missing_models(self) -> Collection:
+        return self._collection("missing_models").with_options(write_concern=HEALED)
+
+    @property
+    def locks(self) -> Collection:
+        return self._collection("locks")
+
+    async def close(self) -> None:
+        await self.client.close()
+
+
+def connect(uri: str, name: str) -> Database:
+    """A client for ``uri``. Connects lazily: nothing is awaited and nothing fails here.
+
+    A server that is away is noticed within five seconds, so that a request is answered 503 rather than hanging.
+    """
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+        uri,
+        appname="roundhouse",
+        serverSelectionTimeoutMS=5000,
+        connectTimeoutMS=5000,
+        tz_aware=True,
+        tzinfo=UTC,
+    )
+    return Database(client, client.get_database(name, codec_options=CODEC))
+
+
+# Partial indexes hold only the open jobs, so claim, admission and reaping stay flat however long the history is.
+CLAIM_INDEX = "claim"
+PLACE_INDEX = "place"
+SLOT_INDEX = "slot"
+_JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
+    CLAIM_INDEX: (
+        [("model", 1), ("level", 1), ("seq", 1)],
+        {"partialFilterExpression": {"ready": True}},
+    ),
+    PLACE_INDEX: (
+        [("model", 1), ("place", 1)],
+        {"unique": True, "partialFilterExpression": {"place": {"$gte": 0}}},
+    ),
+    SLOT_INDEX: (
+        [("model", 1), ("slot", 1)],
+        {"unique": True, "partialFilterExpression": {"slot": {"$gte": 0}}},
+    ),
+    "backoff": ([("not_before", 1)], {"sparse": True}),
+    "lease": ([("lease_expires_at", 1)], {"sparse": True}),
+    "owner": ([("subject", 1), ("_id", -1)], {}),
+    "model_status": ([("model", 1), ("status", 1), ("_id", -1)], {}),
+    "file": ([("file.id", 1)], {"sparse": True}),
+    "result_file": ([("result_file", 1)], {"sparse": True}),
+}
+
+
+async def ensure_schema(database: Database, retention: float) -> None:
+    """Creates what is missing. Safe to run in many processes at once. ``retention`` in seconds."""
+    for name, (keys, options) in _JOB_INDEXES.items():
+        await database.jobs.create_index(keys, name=name, **options)
+    await _ensure_ttl(database.jobs, "finished_at", retention)
+    await database.crashes.create_index([("model", 1), ("at", -1)], name="model")
+    await _ensure_ttl(database.crashes, "at", retention)
+    await _ensure_ttl(database.workers, "last_seen", retention)
+    await _ensure_ttl(database.missing_models, "last_seen", retention)
+
+
+async def _ensure_ttl(collection: Collection, field: str, seconds: float) -> None:
+    """A TTL index with today's retention: MongoDB refuses to create one anew with another lifetime."""
+    name = f"ttl_{field}"
+    existing = await collection.index_information()
+    if name in existing and existing[name].get("expireAfterSeconds") != int(seconds):
+        await collection.database.command(
+            {"collMod": collection.name, "index": {"name": name, "expireAfterSeconds": int(seconds)}}
+        )
+    else:
+        await collection.create_index([(field, 1)], name=name, expireAfterSeconds=int(seconds))

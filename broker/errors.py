@@ -1,0 +1,91 @@
+"""Every error that Roundhouse raises on purpose, in one tree:
+
+RoundhouseError                  config/errors.py: a stable ``code`` and one sentence
+├── ConfigError                  config/errors.py: the configuration cannot be used
+├── DocumentError                ocr/errors.py: the document cannot be read (permanent)
+├── RecogniserError              ocr/errors.py: the recogniser had trouble (may be transient)
+├── Problem                      gateway/problems.py: an answer that only HTTP knows
+├── BrokerError
+│   ├── JobNotFound              no such job, or another client's
+│   ├── JobFinished              it has ended, so it cannot be cancelled
+│   ├── ModelNotFound            neither a model nor an alias has this name
+│   ├── QueueFull                no place free; ``retry_after`` in seconds
+│   ├── FileMissing              the job's document is not in the store
+│   └── MongodError              the embedded mongod cannot be found, started or reached
+└── EngineError                  an attempt failed in its engine
+    ├── EngineInputError         the input is at fault: never retried
+    ├── EngineUnavailable        the engine cannot be reached: retried
+    └── AttemptTimeout           the attempt ran longer than the model's timeout: retried
+"""
+
+from typing import Any, ClassVar
+
+from config.errors import RoundhouseError
+
+
+class BrokerError(RoundhouseError):
+    """Base of what the queue and the stores around it raise."""
+
+
+class JobNotFound(BrokerError):
+    code = "job_not_found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"There is no job {job_id!r}.")
+
+
+class JobFinished(BrokerError):
+    code = "job_finished"
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(f"Job {job_id} is {status} already and cannot be cancelled.", status=status)
+
+
+class ModelNotFound(BrokerError):
+    code = "model_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no model {name!r} in the configuration.", model=name)
+
+
+class QueueFull(BrokerError):
+    """``retry_after``: whole seconds after which a place may be free."""
+
+    code = "queue_full"
+
+    def __init__(self, model: str, limit: int, retry_after: int) -> None:
+        super().__init__(f"All {limit} places of {model} are taken; try again in {retry_after} s.", model=model)
+        self.retry_after = retry_after
+
+
+class FileMissing(BrokerError):
+    code = "file_missing"
+
+
+class MongodError(BrokerError):
+    code = "mongod_unavailable"
+
+
+class EngineError(RoundhouseError):
+    """An attempt failed in its engine. ``permanent`` errors are not retried."""
+
+    code = "engine_error"
+    permanent: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, code: str | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        if code is not None:
+            self.code = code  # type: ignore[misc]
+
+
+class EngineInputError(EngineError):
+    code = "engine_rejected_input"
+    permanent = True
+
+
+class EngineUnavailable(EngineError):
+    code = "engine_unavailable"
+
+
+class AttemptTimeout(EngineError):
+    code = "attempt_timeout"

@@ -1,0 +1,80 @@
+"""The documents that jobs work on and the results that are too large for a job document, in GridFS."""
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+from gridfs import NoFile
+from gridfs.asynchronous import AsyncGridFSBucket
+
+from broker.database import CODEC, DURABLE, Database
+from broker.errors import FileMissing
+from broker.job import StoredFile
+
+log = logging.getLogger(__name__)
+
+# Few large chunks: a 10 MB document is three durable writes rather than forty.
+CHUNK_SIZE = 4 * 1024 * 1024
+# A file may be older than its job by as long as a client takes to send it; nothing younger is swept.
+GRACE = timedelta(hours=1)
+
+
+class FileStore:
+    """Durable: a file is on disk before ``put`` returns. Sizes in bytes."""
+
+    def __init__(self, database: Database) -> None:
+        self._jobs = database.jobs
+        handle = database.handle.with_options(codec_options=CODEC)
+        self._files = handle["files.files"]
+        self._bucket = AsyncGridFSBucket(
+            handle, bucket_name="files", chunk_size_bytes=CHUNK_SIZE, write_concern=DURABLE
+        )
+
+    async def put(
+        self, data: bytes, media_type: str, name: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> StoredFile:
+        """Stores ``data``. Nothing refers to the file yet; unless a job soon does, it is swept."""
+        about = {"media_type": media_type, **(metadata or {})}
+        file_id = await self._bucket.upload_from_stream(name or "document", data, metadata=about)
+        return StoredFile(file_id, name, media_type, len(data))
+
+    async def get(self, file_id: ObjectId) -> bytes:
+        """Raises FileMissing."""
+        try:
+            stream = await self._bucket.open_download_stream(file_id)
+            data: bytes = await stream.read()
+        except NoFile:
+            raise FileMissing(f"The file {file_id} is not in the store.") from None
+        return data
+
+    async def delete(self, file_id: ObjectId) -> None:
+        """Deleting what is gone already is no error."""
+        try:
+            await self._bucket.delete(file_id)
+        except NoFile:
+            log.debug("file %s was deleted before", file_id)
+
+    async def sweep(self, grace: timedelta = GRACE) -> int:
+        """Deletes files older than ``grace`` that no job refers to; returns how many."""
+        before, swept = ObjectId.from_datetime(datetime.now(UTC) - grace), 0
+        last = ObjectId.from_datetime(datetime.fromtimestamp(0, UTC))
+        while batch := await self._older(last, before):
+            orphans = set(batch) - await self._referred(batch)
+            for file_id in orphans:
+                await self.delete(file_id)
+            swept += len(orphans)
+            last = batch[-1]
+        return swept
+
+    async def _older(self, after: ObjectId, before: ObjectId, limit: int = 500) -> list[ObjectId]:
+        old = self._files.find({"_id": {"$gt": after, "$lt": before}}, {"_id": 1}).sort("_id", 1).limit(limit)
+        return [document["_id"] async for document in old]
+
+    async def _referred(self, file_ids: list[ObjectId]) -> set[ObjectId | None]:
+        named = {"$or": [{"file.id": {"$in": file_ids}}, {"result_file": {"$in": file_ids}}]}
+        found: set[ObjectId | None] = set()
+        async for job in self._jobs.find(named, {"file.id": 1, "result_file": 1}):
+            found.update((job.get("file", {}).get("id"), job.get("result_file")))
+        return found

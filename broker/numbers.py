@@ -1,0 +1,59 @@
+"""Free numbers under a unique index: how the bounds on places and slots are kept exact.
+
+A model with 10 + 10 places has the place numbers 0 to 19. An open job holds one in its own document, where a unique
+partial index lets no other job of the model have it, and loses it in the very write that ends the job: no counter
+can drift, and no crash can leak a place. Slots (``max_concurrent``) are numbers of the same kind, held while a worker
+holds the job.
+
+This module only remembers, per process, which numbers are worth trying. It may be wrong at any time; the index
+decides.
+"""
+
+import random
+from collections.abc import Iterable
+
+
+def free_numbers(limit: int, used: Iterable[int]) -> list[int]:
+    """The numbers below ``limit`` that may be taken so that at most ``limit`` are in use.
+
+    Numbers at or above the limit (it was lowered) count too, so that the bound holds at once.
+    """
+    taken = set(used)
+    room = max(0, limit - len(taken))
+    return [number for number in range(limit) if number not in taken][:room]
+
+
+class NumberPool:
+    """The numbers of one model that this process believes to be free."""
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._in_flight: set[int] = set()
+
+    def refill(self, limit: int, used: Iterable[int]) -> bool:
+        """Takes over what the database says. False where nothing is free.
+
+        Numbers that are being written right now count as used. The rest is shuffled, so that several processes seldom
+        try the same one.
+        """
+        self._free = free_numbers(limit, self._in_flight.union(used))
+        random.shuffle(self._free)
+        return bool(self._free)
+
+    @property
+    def empty(self) -> bool:
+        return not self._free
+
+    def take(self) -> int | None:
+        """A number to try. Whoever takes one gives it back by ``settle``, whatever came of it."""
+        if not self._free:
+            return None
+        number = self._free.pop()
+        self._in_flight.add(number)
+        return number
+
+    def settle(self, number: int, *, unused: bool = False) -> None:
+        """The write with this number has ended: from now on the database knows about it, unless it was not used."""
+        self._in_flight.discard(number)
+        if unused:
+            self._free.append(number)

@@ -1,0 +1,327 @@
+"""The queue: every write to a job document is in this module, each one a single conditional write.
+
+Writes of an attempt match ``{_id, status, token}``; the token is drawn at each claim and stays in the terminal
+document, so that a write repeated after an unclear outcome can see that it had succeeded. Times are the database's
+(``$$NOW``), never a host's.
+"""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import ObjectId, Timestamp
+from pymongo import ReturnDocument
+from pymongo.errors import AutoReconnect, DuplicateKeyError
+
+from broker.database import CLAIM_INDEX, HEALED, PLACE_INDEX, SLOT_INDEX, Database
+from broker.errors import JobFinished, JobNotFound, ModelNotFound, QueueFull
+from broker.job import LEASE_EXPIRED, Failure, Job, NewJob, Status, after_failure
+from broker.numbers import NumberPool
+from broker.retry import backoff
+from config import ModelSettings, QueueSettings
+
+# Seconds after which a client that found no place may ask again.
+RETRY_AFTER = 5
+
+_INDEX_OF = {"place": PLACE_INDEX, "slot": SLOT_INDEX}
+_LAPSED = {"$lte": ["$lease_expires_at", "$$NOW"]}
+# What a processing job has and no other job may have.
+_HELD = ["slot", "token", "worker", "lease_expires_at", "progress"]
+
+
+def _from_now(seconds: float) -> dict[str, Any]:
+    return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": round(seconds * 1000)}}
+
+
+def _literal(value: Any) -> dict[str, Any]:
+    """Keeps a client's or an engine's text from being read as an aggregation expression."""
+    return {"$literal": value}
+
+
+class JobQueue:
+    """Submits, claims and ends jobs of the configured models.
+
+    All methods raise ``pymongo.errors.PyMongoError`` where the database cannot be reached.
+    """
+
+    def __init__(self, database: Database, models: Mapping[str, ModelSettings], settings: QueueSettings) -> None:
+        self._jobs = database.jobs
+        self._weak = database.jobs.with_options(write_concern=HEALED)
+        self._models = models
+        self._settings = settings
+        self._pools: dict[tuple[str, str], NumberPool] = defaultdict(NumberPool)
+        self._refills: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    # ── Admission ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def has_room(self, model: str) -> bool:
+        """Whether a submit is worth trying, asked before a body is read. The submit itself decides."""
+        pool = self._pools["place", model]
+        return not pool.empty or await self._refill("place", model, self._places(model))
+
+    async def submit(self, new: NewJob) -> Job:
+        """Stores the job durably in a free place. Raises QueueFull, with nothing written, where there is none."""
+        model = self._model(new.model)
+        document = _document(new, model)
+        while (place := await self._take("place", new.model, self._places(new.model))) is not None:
+            try:
+                await self._jobs.insert_one({**document, "place": place})
+            except DuplicateKeyError:
+                continue  # another process took this place first
+            finally:
+                self._pools["place", new.model].settle(place)
+            return Job.from_document(document)
+        raise self.full(new.model)
+
+    def full(self, model: str) -> QueueFull:
+        """The error for a model without a free place."""
+        return QueueFull(model, self._places(model), retry_after=RETRY_AFTER)
+
+    def _places(self, model: str) -> int:
+        settings = self._model(model)
+        return settings.max_concurrent + settings.max_waiting
+
+    def _model(self, name: str) -> ModelSettings:
+        try:
+            return self._models[name]
+        except KeyError:
+            raise ModelNotFound(name) from None
+
+    async def _take(self, kind: str, model: str, limit: int) -> int | None:
+        pool = self._pools[kind, model]
+        number = pool.take()
+        if number is None and await self._refill(kind, model, limit):
+            number = pool.take()
+        return number
+
+    async def _refill(self, kind: str, model: str, limit: int) -> bool:
+        pool = self._pools[kind, model]
+        async with self._refills[kind, model]:
+            if not pool.empty:
+                return True
+            cursor = self._weak.find({"model": model, kind: {"$gte": 0}}, {"_id": 0, kind: 1})
+            used = [document[kind] async for document in cursor.hint(_INDEX_OF[kind])]
+            return pool.refill(limit, used)
+
+    # ── The worker's side ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def claim(self, model: str, worker: str) -> Job | None:
+        """Takes the next job of the model: one atomic write. None where none waits or all slots are taken.
+
+        ``w:1``: a claim that a failover rolls back only means that the job is claimed again; the first worker's
+        token is then unknown, and its writes match nothing.
+        """
+        limit = self._model(model).max_concurrent
+        pool = self._pools["slot", model]
+        while (slot := await self._take("slot", model, limit)) is not None:
+            token, document = uuid.uuid4().hex, None
+            try:
+                document = await self._claim_into(model, slot, token, worker)
+            except DuplicateKeyError:
+                pool.settle(slot)
+                continue  # another worker took this slot first
+            except AutoReconnect:
+                document = await self._look_for_claim(model, slot, token)
+            except BaseException:
+                pool.settle(slot)
+                raise
+            pool.settle(slot, unused=document is None)
+            return None if document is None else Job.from_document(document)
+        return None
+
+    async def _claim_into(self, model: str, slot: int, token: str, worker: str) -> dict[str, Any] | None:
+        return await self._weak.find_one_and_update(
+            {"model": model, "ready": True},
+            [
+                {
+                    "$set": {
+                        "status": Status.PROCESSING.value,
+                        "slot": slot,
+                        "token": token,
+                        "worker": worker,
+                        "attempts": {"$add": ["$attempts", 1]},
+                        "started_at": "$$NOW",
+                        "lease_expires_at": _from_now(self._settings.lease),
+                    }
+                },
+                {"$unset": ["ready"]},
+            ],
+            sort=[("level", 1), ("seq", 1)],
+            hint=CLAIM_INDEX,
+            return_document=ReturnDocument.AFTER,
+        )
+
+    async def _look_for_claim(self, model: str, slot: int, token: str) -> dict[str, Any] | None:
+        """After an unclear claim: did it happen? Asked until the database answers, for nothing else can go on."""
+        while True:
+            try:
+                return await self._weak.find_one({"model": model, "slot": slot, "token": token})
+            except AutoReconnect:
+                await asyncio.sleep(self._settings.poll_interval)
+
+    async def renew(self, held: Mapping[ObjectId, str]) -> set[ObjectId]:
+        """Renews the leases of ``{job id: token}`` in one write; returns the ids that this worker has lost.
+
+        ``w:1``: the next renewal heals a lost one. Matches the token, not the expiry: a late renewal counts as long
+        as nobody has reaped the job.
+        """
+        mine = {
+            "_id": {"$in": list(held)},
+            "status": Status.PROCESSING.value,
+            "token": {"$in": list(held.values())},
+        }
+        lease = [{"$set": {"lease_expires_at": _from_now(self._settings.lease)}}]
+        renewed = await self._weak.update_many(mine, lease)
+        if renewed.matched_count == len(held):
+            return set()
+        kept = {document["_id"] async for document in self._weak.find(mine, {"_id": 1})}
+        return set(held) - kept
+
+    async def progress(self, job: Job, done: int, total: int | None, unit: str) -> None:
+        """Tells how far the attempt is. ``w:1``: the next one heals a lost one."""
+        await self._weak.update_one(_fence(job), {"$set": {"progress": {"done": done, "total": total, "unit": unit}}})
+
+    async def complete(self, job: Job, result: Mapping[str, Any]) -> bool:
+        """Records the result. ``result`` is what goes into the document, see ``broker.results``.
+
+        False where the lease was lost, and the result counts for nothing.
+        """
+        changes = {key: _literal(value) for key, value in result.items()}
+        return await self._finish(job, Status.COMPLETED, changes, _fence(job))
+
+    async def fail(self, job: Job, failure: Failure) -> Status | None:
+        """Records a failed attempt: back to the queue after a backoff, or to the end. None where the lease was lost."""
+        return await self._end_attempt(job, failure, _fence(job))
+
+    async def _end_attempt(self, job: Job, failure: Failure, fence: Mapping[str, Any]) -> Status | None:
+        status = after_failure(job.attempts, job.max_retries, failure)
+        errors = {"errors": {"$concatArrays": [{"$ifNull": ["$errors", []]}, [_error_entry(job, failure)]]}}
+        if status is not Status.QUEUED:
+            error = _literal({"code": failure.code, "message": failure.message})
+            return status if await self._finish(job, status, {**errors, "error": error}, fence) else None
+        delay = backoff(job.attempts, self._settings.retry_backoff, self._settings.retry_backoff_max)
+        again = {"status": status.value, "not_before": _from_now(delay), **errors}
+        written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": _HELD}])
+        return status if written.matched_count else None
+
+    async def _finish(self, job: Job, status: Status, changes: Mapping[str, Any], fence: Mapping[str, Any]) -> bool:
+        update: list[dict[str, Any]] = [
+            {"$set": {"status": status.value, "finished_at": "$$NOW", **changes}},
+            {"$unset": ["place", "slot", "lease_expires_at"]},
+        ]
+        written = await self._jobs.update_one(fence, update)
+        if written.matched_count:
+            return True
+        # The same write may have succeeded before its answer was lost: the token tells.
+        mine = {"_id": job.id, "status": status.value, "token": job.token}
+        return await self._jobs.find_one(mine, {"_id": 1}) is not None
+
+    async def release(self, job: Job) -> bool:
+        """Hands a job back untouched, as a draining worker does: no attempt is consumed."""
+        again = {
+            "status": Status.QUEUED.value,
+            "ready": True,
+            "attempts": {"$subtract": ["$attempts", 1]},
+        }
+        written = await self._jobs.update_one(_fence(job), [{"$set": again}, {"$unset": _HELD}])
+        return written.matched_count == 1
+
+    async def free_slot(self, job: Job) -> None:
+        """The worker has stopped a job that was cancelled under it: its slot is free again."""
+        await self._jobs.update_one(
+            {"_id": job.id, "status": Status.CANCELLED.value, "token": job.token},
+            {"$unset": {"slot": "", "lease_expires_at": ""}},
+        )
+
+    # ── The client's side ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def cancel(self, job_id: ObjectId, subject: str | None) -> None:
+        """Cancels at once and for good. ``subject`` None: an admin, who may cancel anybody's job.
+
+        A processing job keeps its slot until its worker has stopped or the lease ends; its place frees now.
+        Cancelling twice is no error. Raises JobNotFound, JobFinished.
+        """
+        mine = {"_id": job_id} if subject is None else {"_id": job_id, "subject": subject}
+        written = await self._jobs.update_one(
+            mine | {"status": {"$in": [Status.QUEUED.value, Status.PROCESSING.value]}},
+            {
+                "$set": {
+                    "status": Status.CANCELLED.value,
+                    "error": {"code": "cancelled", "message": "The job was cancelled."},
+                },
+                "$unset": {"place": "", "ready": "", "not_before": ""},
+                "$currentDate": {"finished_at": True},
+            },
+        )
+        if written.matched_count:
+            return
+        found = await self._jobs.find_one(mine, {"status": 1})
+        if found is None:
+            raise JobNotFound(str(job_id))
+        if found["status"] != Status.CANCELLED.value:
+            raise JobFinished(str(job_id), found["status"])
+
+    # ── The clockwork's side ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def expired(self, limit: int = 1000) -> list[Job]:
+        """Jobs whose lease has ended, processing or cancelled."""
+        lapsed = {"lease_expires_at": {"$exists": True}, "$expr": _LAPSED}
+        return [Job.from_document(document) async for document in self._jobs.find(lapsed).limit(limit)]
+
+    async def reap(self, job: Job) -> Status | None:
+        """Takes an expired job from its worker, the attempt counted. None where the worker was quicker."""
+        if job.status is Status.CANCELLED:
+            await self.free_slot(job)
+            return None
+        return await self._end_attempt(job, LEASE_EXPIRED, _fence(job) | {"$expr": _LAPSED})
+
+    async def promote(self) -> int:
+        """Makes the jobs whose backoff is over claimable again; returns how many."""
+        due = {"not_before": {"$exists": True}, "$expr": {"$lte": ["$not_before", "$$NOW"]}}
+        written = await self._jobs.update_many(
+            due | {"status": Status.QUEUED.value}, {"$set": {"ready": True}, "$unset": {"not_before": ""}}
+        )
+        return written.modified_count
+
+
+def _fence(job: Job) -> dict[str, Any]:
+    return {"_id": job.id, "status": Status.PROCESSING.value, "token": job.token}
+
+
+def _error_entry(job: Job, failure: Failure) -> dict[str, Any]:
+    entry = {
+        "attempt": job.attempts,
+        "code": failure.code,
+        "message": failure.message,
+        "worker": job.worker,
+        **failure.details,
+    }
+    return {"$mergeObjects": [_literal(entry), {"at": "$$NOW"}]}
+
+
+def _document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "_id": new.id,
+        "task": new.task,
+        "model": new.model,
+        "subject": new.subject,
+        "client": new.client,
+        "priority": new.priority.value,
+        "level": new.priority.level,
+        # MongoDB fills an empty timestamp in as it stores the document: the order is the database's, not a host's.
+        "seq": Timestamp(0, 0),
+        "ready": True,
+        "status": Status.QUEUED.value,
+        "attempts": 0,
+        "max_retries": model.max_retries,
+        "timeout": model.timeout,
+        "payload": dict(new.payload),
+        "created_at": datetime.now(UTC),
+    }
+    if new.file is not None:
+        document["file"] = asdict(new.file)
+    return document

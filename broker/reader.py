@@ -1,0 +1,111 @@
+"""Reading jobs: single ones, lists, positions and counts. Majority reads: what a client saw once is never unseen."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from bson import ObjectId
+
+from broker.database import CLAIM_INDEX, Database
+from broker.errors import JobNotFound
+from broker.job import Job, Status, parse_job_id
+
+# A position further back than this is not counted out: «more than 1,000 before you» is enough to know.
+POSITION_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a list of jobs, newest first. ``cursor`` asks for the next ones; None at the end."""
+
+    jobs: list[Job]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A model's jobs by status, as far back as history is kept."""
+
+    queued: int
+    processing: int
+    completed: int
+    failed: int
+    timeout: int
+    cancelled: int
+
+
+class JobReader:
+    """``subject`` None, wherever it is asked for, means an admin, who sees everybody's jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._jobs = database.jobs
+
+    async def get(self, job_id: str, subject: str | None) -> Job:
+        """Raises JobNotFound, for another subject's job too: its existence is nobody else's business."""
+        parsed = parse_job_id(job_id)
+        query: dict[str, Any] = {"_id": parsed} if subject is None else {"_id": parsed, "subject": subject}
+        document = await self._jobs.find_one(query) if parsed is not None else None
+        if document is None:
+            raise JobNotFound(job_id)
+        return Job.from_document(document)
+
+    async def newest(
+        self,
+        subject: str | None,
+        *,
+        status: Status | None = None,
+        model: str | None = None,
+        client: str | None = None,
+        before: ObjectId | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """Newest first, without payload and result, which may be large. ``before``: the last page's cursor."""
+        wanted = {"subject": subject, "status": status, "model": model, "client": client}
+        query: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
+        if before is not None:
+            query["_id"] = {"$lt": before}
+        slim = {"payload": 0, "result": 0, "errors": 0}
+        cursor = self._jobs.find(query, slim).sort("_id", -1).limit(limit + 1)
+        jobs = [Job.from_document({"payload": {}, **document}) async for document in cursor]
+        more = len(jobs) > limit
+        return Page(jobs[:limit], str(jobs[limit - 1].id) if more else None)
+
+    async def position(self, job: Job) -> int | None:
+        """1 for the job that is claimed next; None for a job that does not wait. Counts up to POSITION_LIMIT."""
+        if job.status is not Status.QUEUED:
+            return None
+        mine = await self._jobs.find_one({"_id": job.id, "ready": True}, {"level": 1, "seq": 1})
+        if mine is None:
+            return None
+        waiting = {"model": job.model, "ready": True}
+        sooner, level = {**waiting, "level": {"$lt": mine["level"]}}, {**waiting, "level": mine["level"]}
+        counts = await asyncio.gather(
+            self._jobs.count_documents(sooner, hint=CLAIM_INDEX, limit=POSITION_LIMIT),
+            self._jobs.count_documents({**level, "seq": {"$lt": mine["seq"]}}, hint=CLAIM_INDEX, limit=POSITION_LIMIT),
+        )
+        return min(sum(counts), POSITION_LIMIT) + 1
+
+    async def counts(self, model: str) -> Counts:
+        """How many jobs of the model there are in each status."""
+        numbers = await asyncio.gather(
+            *(self._jobs.count_documents({"model": model, "status": status.value}) for status in Status)
+        )
+        return Counts(**dict(zip((status.value for status in Status), numbers, strict=True)))
+
+    async def open_counts(self, models: list[str]) -> dict[str, tuple[int, int]]:
+        """``{model: (queued, processing)}`` of several models, in one query."""
+        open_jobs = {"$in": [Status.QUEUED.value, Status.PROCESSING.value]}
+        grouped = await self._jobs.aggregate(
+            [
+                {"$match": {"model": {"$in": models}, "status": open_jobs}},
+                {"$group": {"_id": {"model": "$model", "status": "$status"}, "count": {"$sum": 1}}},
+            ]
+        )
+        found = {(row["_id"]["model"], row["_id"]["status"]): row["count"] async for row in grouped}
+        return {
+            model: (
+                found.get((model, Status.QUEUED.value), 0),
+                found.get((model, Status.PROCESSING.value), 0),
+            )
+            for model in models
+        }

@@ -1,0 +1,28 @@
+"""Results: small ones in the job document, large ones in a file that carries the attempt's token."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from broker.files import FileStore
+from broker.job import Job
+
+# Far below MongoDB's 16 MB, so that a job document stays quick to read, claim and replicate.
+INLINE_LIMIT = 64 * 1024
+
+
+async def pack(files: FileStore, job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``JobQueue.complete`` writes: the result itself or, above INLINE_LIMIT bytes of JSON, its file's id."""
+    text = json.dumps(result, ensure_ascii=False).encode()
+    if len(text) <= INLINE_LIMIT:
+        return {"result": dict(result)}
+    about = {"job": job.id, "token": job.token}
+    return {"result_file": (await files.put(text, "application/json", metadata=about)).id}
+
+
+async def unpack(files: FileStore, job: Job) -> Mapping[str, Any] | None:
+    """The job's result, wherever it is kept; None while there is none."""
+    if job.result_file is None:
+        return job.result
+    result: dict[str, Any] = json.loads(await files.get(job.result_file))
+    return result
