@@ -1,0 +1,293 @@
+"""The ``roundhouse`` command."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
+
+import click
+from pymongo.errors import PyMongoError
+
+from broker.broker import database_uri
+from broker.database import connect
+from config import Settings, load_settings
+from config.errors import RoundhouseError
+from gateway import doctor as health_check
+from gateway import supervisor, terminal
+from gateway.client import Client
+from gateway.secrets import admin_password, generate_password
+from gateway.users import Users
+from gateway.weights import pull_weights
+
+P = ParamSpec("P")
+# Seconds that a detached start may take before it is given up; a first start creates the database.
+START_PATIENCE = 120.0
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Ends in one sentence and exit status 1 rather than in a traceback."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except RoundhouseError as error:
+            _fail(f"{error.message} ({error.code})")
+        except PyMongoError as error:
+            _fail(f"The database does not answer: {error}")
+
+    return run
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"roundhouse: {message}", err=True)
+    sys.exit(1)
+
+
+def base_url(settings: Settings) -> str:
+    host = settings.server.host
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+
+
+def client() -> Client:
+    """For ROUNDHOUSE_URL with ROUNDHOUSE_TOKEN or ROUNDHOUSE_USER and _PASSWORD, else for this machine's own."""
+    environ = os.environ
+    if "ROUNDHOUSE_TOKEN" in environ and "ROUNDHOUSE_URL" in environ:
+        return Client(environ["ROUNDHOUSE_URL"], token=environ["ROUNDHOUSE_TOKEN"])
+    if "ROUNDHOUSE_USER" in environ and "ROUNDHOUSE_URL" in environ:
+        user, password = environ["ROUNDHOUSE_USER"], environ.get("ROUNDHOUSE_PASSWORD")
+        return Client(environ["ROUNDHOUSE_URL"], username=user, password=password)
+    settings = load_settings()
+    url = environ.get("ROUNDHOUSE_URL", base_url(settings))
+    if "ROUNDHOUSE_TOKEN" in environ:
+        return Client(url, token=environ["ROUNDHOUSE_TOKEN"])
+    user = environ.get("ROUNDHOUSE_USER", "admin")
+    return Client(url, username=user, password=environ.get("ROUNDHOUSE_PASSWORD") or _password(settings))
+
+
+def _password(settings: Settings) -> str:
+    given = settings.admin_password
+    return admin_password(settings.home, given and given.get_secret_value())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="roundhouse")
+def main() -> None:
+    """Roundhouse: a queue-backed job broker with a pool of workers.
+
+    Commands that ask a gateway use the one of this machine, or ROUNDHOUSE_URL with ROUNDHOUSE_TOKEN, or
+    ROUNDHOUSE_USER and ROUNDHOUSE_PASSWORD.
+    """
+
+
+@main.command()
+@click.option("--detach", "-d", is_flag=True, help="Return when the system is up; it goes on in the background.")
+@reports_errors
+def up(detach: bool) -> None:
+    """Start mongod (where no MONGODB_URI is set), the gateways and a worker."""
+    settings = load_settings()
+    if detach:
+        _up_detached(settings)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    click.echo(f"Roundhouse starts on {base_url(settings)}; stop it by Ctrl-C (twice to hurry).", err=True)
+    asyncio.run(supervisor.up(settings))
+
+
+def _up_detached(settings: Settings) -> None:
+    with Client(base_url(settings)) as probe:
+        if supervisor.running(settings) is not None and probe.health():
+            click.echo(f"Roundhouse is running already on {base_url(settings)}.", err=True)
+            return
+        process, log = supervisor.start_detached(settings)
+        deadline = time.monotonic() + START_PATIENCE
+        with terminal.spinner("starting mongod, the gateway and a worker"):
+            while not (supervisor.running(settings) and probe.health()):
+                if process.poll() is not None:
+                    _fail(f"The start failed: {_last_line(log)} (all of it: {log})")
+                if time.monotonic() > deadline:
+                    _fail(f"It is not up after {START_PATIENCE:.0f} s; see {log}, and `roundhouse down` stops it.")
+                time.sleep(0.1)
+    click.echo(f"Roundhouse is up on {base_url(settings)}.", err=True)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("roundhouse: ") if lines else "it said nothing"
+
+
+@main.command()
+@reports_errors
+def down() -> None:
+    """Stop what `up` started, and nothing else."""
+    settings = load_settings()
+    timeout = settings.queue.drain_timeout + 2 * supervisor.GRACE
+    stopped = asyncio.run(supervisor.down(settings, timeout))
+    click.echo("Roundhouse has stopped." if stopped else "Roundhouse is not running.", err=True)
+
+
+@main.command()
+@reports_errors
+def gateway() -> None:
+    """Run only the gateways, in the foreground."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = load_settings()
+    asyncio.run(supervisor.gateways(settings))
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> None:
+    """Run one worker, in the foreground; `roundhouse worker --help` tells its options."""
+    os.execv(sys.executable, [sys.executable, "-m", "worker", *arguments])
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--output", "-o", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write it there.")
+@click.option("--model", "-m", help="The model; default: the first of defaults.ocr that a worker serves.")
+@click.option("--priority", "-p", type=click.Choice(["high", "normal", "low"]))
+@click.option("--client-id", help="A label for the job (X-Client-ID).")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole job as JSON.")
+@reports_errors
+def submit(
+    file: Path, output: Path | None, model: str | None, priority: str | None, client_id: str | None, as_json: bool
+) -> None:
+    """Submit a document, wait, and print its text."""
+    with client() as api:
+        job = _read(api, file, model, priority, client_id)
+    text = json.dumps(job, indent=2, ensure_ascii=False) if as_json else str((job["result"] or {}).get("text", ""))
+    if job["status"] != "completed" and not as_json:
+        _fail_job(job)
+    if output is None:
+        click.echo(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")
+    if job["status"] != "completed":
+        sys.exit(1)
+
+
+def _read(api: Client, file: Path, model: str | None, priority: str | None, label: str | None) -> Mapping[str, Any]:
+    accepted = api.submit_document(file, model=model, priority=priority, client=label)
+    if accepted.get("message"):
+        click.echo(f"roundhouse: {accepted['message']}", err=True)
+    with terminal.job_progress(file.name) as show:
+        try:
+            return api.wait(accepted["request_id"], show)
+        except KeyboardInterrupt:
+            # The job is safe: it goes on without us.
+            click.echo(f"roundhouse: job {accepted['request_id']} goes on; look it up by `roundhouse jobs`.", err=True)
+            sys.exit(130)
+
+
+def _fail_job(job: Mapping[str, Any]) -> NoReturn:
+    error = job["error"] or {"message": "no reason was given", "code": job["status"]}
+    _fail(f"{job['request_id']} {job['status']}: {error['message']} ({error['code']})")
+
+
+@main.command()
+@reports_errors
+def demo() -> None:
+    """Read the sample document and tell what to try next."""
+    settings = load_settings()
+    sample = Path(__file__).resolve().parent.parent / "samples" / "letter.pdf"
+    with client() as api:
+        job = _read(api, sample, None, "high", "demo")
+    if job["status"] != "completed":
+        _fail_job(job)
+    terminal.show_demo(job, sample, base_url(settings), settings.home / "secrets" / "admin_password")
+
+
+@main.command()
+@click.option("--status", type=click.Choice(["queued", "processing", "completed", "failed", "timeout", "cancelled"]))
+@click.option("--model", "-m")
+@click.option("--limit", "-n", default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+@reports_errors
+def jobs(status: str | None, model: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    with client() as api:
+        page = api.jobs(status=status, model=model, limit=limit)
+    terminal.show(page, as_json, terminal.jobs_table)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True)
+@reports_errors
+def models(as_json: bool) -> None:
+    """List the models with their state."""
+    with client() as api:
+        listed = api.models()
+    terminal.show(listed, as_json, terminal.models_table)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True)
+@reports_errors
+def queue(model: str, as_json: bool) -> None:
+    """Show one model's queue."""
+    with client() as api:
+        state = api.queue(model)
+    terminal.show(state, as_json, terminal.fields_table)
+
+
+@main.command()
+@click.argument("model")
+@reports_errors
+def pull(model: str) -> None:
+    """Download a GPU model's weights into the state directory."""
+    click.echo(f"{pull_weights(load_settings(), model)}")
+
+
+@main.group()
+def user() -> None:
+    """Manage users."""
+
+
+@user.command()
+@click.argument("name")
+@click.option("--role", default="user", show_default=True, help="A role of the configuration.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input; default: generate one.")
+@reports_errors
+def add(name: str, role: str, password_stdin: bool) -> None:
+    """Add a user; a generated password is printed once."""
+    settings = load_settings()
+    if role not in settings.auth.roles:
+        _fail(f"There is no role {role!r}; the configuration has {', '.join(settings.auth.roles)}.")
+    password = sys.stdin.readline().rstrip("\n") if password_stdin else generate_password()
+    asyncio.run(_add_user(settings, name, password, role))
+    click.echo(f"User {name} ({role}) is added.", err=True)
+    if not password_stdin:
+        click.echo(password)
+
+
+async def _add_user(settings: Settings, name: str, password: str, role: str) -> None:
+    database = connect(await database_uri(settings), settings.mongodb.database)
+    try:
+        await Users(database.handle).create(name, password, role)
+    finally:
+        await database.close()
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True)
+@reports_errors
+def doctor(as_json: bool) -> None:
+    """Check what this machine has, and say what to do about what is missing."""
+    findings = health_check.examine()
+    terminal.show_findings(findings, as_json)
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A client of Roundhouse's HTTP API, as the command line uses it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from config.errors import RoundhouseError
+
+# Seconds that one long-poll asks for; short enough to show progress between two.
+POLL = 2
+_TERMINAL = frozenset({"completed", "failed", "timeout", "cancelled"})
+
+Job = Mapping[str, Any]
+
+
+class ClientError(RoundhouseError):
+    """The gateway refused a request, or could not be reached. ``code`` is the gateway's."""
+
+    code = "gateway_unreachable"
+
+    def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        if code is not None:
+            self.code = code  # type: ignore[misc]
+
+
+class Client:
+    """``url`` without a path. Signs in with ``token``, or with ``username`` and ``password`` when first needed."""
+
+    def __init__(
+        self, url: str, *, token: str | None = None, username: str | None = None, password: str | None = None
+    ) -> None:
+        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(60.0, connect=5.0), trust_env=False)
+        self._credentials = {"username": username, "password": password}
+        self._token = token
+        self.url = url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._http.close()
+
+    def submit_document(
+        self, path: Path, *, model: str | None = None, priority: str | None = None, client: str | None = None
+    ) -> Job:
+        """Submits a document for OCR; the answer to the submit, with ``request_id``."""
+        headers = {"X-Priority": priority, "X-Client-ID": client}
+        data = {} if model is None else {"model": model}
+        with path.open("rb") as file:
+            return self._call(
+                "POST",
+                "/api/ocr",
+                files={"file": (path.name, file)},
+                data=data,
+                headers={key: value for key, value in headers.items() if value is not None},
+            )
+
+    def wait(self, job_id: str, on_change: Callable[[Job], None] | None = None) -> Job:
+        """The job once it has ended, however long that takes. ``on_change`` sees it every POLL seconds or sooner."""
+        while True:
+            job = self.job(job_id, wait=POLL)
+            if on_change is not None:
+                on_change(job)
+            if job["status"] in _TERMINAL:
+                return job
+
+    def job(self, job_id: str, *, wait: int = 0) -> Job:
+        return self._call("GET", f"/api/jobs/{job_id}", params={"wait": wait} if wait else None)
+
+    def jobs(self, **query: str | int | None) -> Job:
+        return self._call("GET", "/api/jobs", params={key: value for key, value in query.items() if value is not None})
+
+    def models(self) -> Job:
+        return self._call("GET", "/admin/models")
+
+    def queue(self, model: str) -> Job:
+        return self._call("GET", f"/admin/queue/{model}")
+
+    def health(self) -> bool:
+        """Whether the gateway answers and accepts jobs."""
+        try:
+            return self._http.get("/health", timeout=5.0).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _call(self, method: str, path: str, headers: Mapping[str, str] | None = None, **arguments: Any) -> Job:
+        bearer = {"Authorization": f"Bearer {self._bearer()}"}
+        return self._send(method, path, headers=bearer | dict(headers or {}), **arguments)
+
+    def _bearer(self) -> str:
+        if self._token is None:
+            grant = {"grant_type": "password", **self._credentials}
+            self._token = str(self._send("POST", "/auth/token", data=grant)["access_token"])
+        return self._token
+
+    def _send(self, method: str, path: str, **arguments: Any) -> Job:
+        try:
+            response = self._http.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            told = str(error) or type(error).__name__
+            raise ClientError(f"No gateway answers at {self.url} ({told}); is `roundhouse up` running?") from error
+        if response.is_success:
+            body: dict[str, Any] = response.json()
+            return body
+        raise _refusal(response)
+
+
+def _refusal(response: httpx.Response) -> ClientError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    message = problem.get("detail") or problem.get("error_description") or response.reason_phrase
+    return ClientError(message, code=problem.get("code"), status=response.status_code)

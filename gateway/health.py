@@ -1,0 +1,64 @@
+"""``GET /health``: whether this gateway can accept jobs."""
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import cast
+
+from pymongo.errors import PyMongoError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.context import Context, context, json_body
+from gateway.schemas import DatabaseHealth, Health, ModelHealth, Task
+
+log = logging.getLogger(__name__)
+
+VERSION = version("roundhouse")
+# Seconds that the database has for its answer: a probe that hangs tells a load balancer nothing.
+PATIENCE = 2.0
+
+
+async def health(request: Request) -> Response:
+    gateway = context(request)
+    latency = await _ping(gateway)
+    ok = latency is not None and gateway.broker.ready.is_set()
+    body = Health(status="ok" if ok else "unavailable", timestamp=datetime.now(UTC), version=VERSION)
+    if request.query_params.get("detail", "0") not in ("", "0", "false"):
+        body = body.model_copy(update={"database": DatabaseHealth(ok=latency is not None, latency_ms=latency)})
+        if ok:
+            body = body.model_copy(update=await _details(gateway))
+    headers = {"Cache-Control": "no-store"} | ({} if ok else {"Retry-After": "2"})
+    return json_body(body, 200 if ok else 503, headers)
+
+
+async def _ping(gateway: Context) -> float | None:
+    """Milliseconds that a round trip takes, or None."""
+    start = time.perf_counter()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await gateway.broker.database.client.admin.command("ping")
+    except (PyMongoError, TimeoutError) as error:
+        log.warning("the database does not answer: %s", error or type(error).__name__)
+        return None
+    return round((time.perf_counter() - start) * 1000, 2)
+
+
+async def _details(gateway: Context) -> dict[str, object]:
+    workers = await gateway.broker.registry.live_workers()
+    counts = await gateway.broker.reader.open_counts(list(gateway.settings.models))
+    return {
+        "workers": len(workers),
+        "models": [
+            ModelHealth(
+                name=name,
+                task=cast(Task, entry.task),
+                workers=sum(worker.serves(name) for worker in workers),
+                queued=counts[name][0],
+                processing=counts[name][1],
+            )
+            for name, entry in gateway.settings.models.items()
+        ],
+    }

@@ -1,0 +1,41 @@
+"""Which model serves a request, and whether it has room."""
+
+from broker.errors import ModelNotFound, QueueFull
+from broker.registry import Worker, first_available
+from gateway.auth import Principal
+from gateway.context import Context
+from gateway.problems import Problem
+
+
+async def choose_model(gateway: Context, task: str, asked: str | None, principal: Principal, workers: list[Worker]) -> str:
+    """The model that the request names or, if it names none, the first of ``defaults`` that a worker serves.
+
+    Raises ModelNotFound (and remembers what was asked for), or Problem ``wrong_task``, ``no_default_model``.
+    """
+    settings = gateway.settings
+    if asked is None:
+        preferences = {"ocr": settings.defaults.ocr, "chat": settings.defaults.chat}[task]
+        chosen = first_available(preferences, workers)
+        if chosen is None:
+            raise Problem("no_default_model", f"Name a model: the configuration has no defaults.{task}.")
+        return chosen
+    name = settings.resolve(asked)
+    if name is None:
+        await gateway.broker.registry.missing(asked, principal.subject)
+        raise ModelNotFound(asked)
+    if settings.models[name].task != task:
+        raise Problem("wrong_task", f"{name} does {settings.models[name].task}, not {task}.", model=name)
+    return name
+
+
+async def require_room(gateway: Context, task: str, asked: str | None) -> None:
+    """Raises QueueFull if no model that the request can mean has a place free. Asked before its body is read."""
+    named = None if asked is None else gateway.settings.resolve(asked)
+    candidates = [name for name, entry in gateway.settings.models.items() if entry.task == task]
+    if named in candidates:
+        candidates = [named]
+    for model in candidates:
+        if await gateway.broker.queue.has_room(model):
+            return
+    if candidates:
+        raise gateway.broker.queue.full(candidates[0])

@@ -1,0 +1,187 @@
+"""What clients may send, as pydantic models: the routes check bodies by them, and /openapi.json is made from them."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+MAX_TEXT = 1_000_000
+"""Characters of one text."""
+
+# What Tesseract calls a language (eng, chi_sim, script/Latin without its slash). It becomes part of a command line.
+Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,10}(_[A-Za-z0-9]{2,10}){0,3}$")]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Resolution = Literal["tiny", "small", "base", "large", "gundam"]
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+
+
+class Payload(BaseModel):
+    """No unknown keys, as a misspelt one would be ignored without a word, and no guessing of types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class TextPart(Payload):
+    type: Literal["text"]
+    text: Text
+
+
+class ImageUrl(Payload):
+    url: str
+    """A `data:` URL in base64: an image or application/pdf. Addresses are not fetched."""
+    detail: Literal["auto", "low", "high"] | None = None
+    """Taken for compatibility; resolution is chosen by `options.resolution`."""
+
+
+def _as_image_url(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class ImagePart(Payload):
+    type: Literal["image_url"]
+    image_url: Annotated[ImageUrl, BeforeValidator(_as_image_url, json_schema_input_type=ImageUrl | str)]
+
+
+class FileData(Payload):
+    file_data: str
+    """A `data:` URL in base64."""
+    filename: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+
+class FilePart(Payload):
+    type: Literal["file"]
+    file: FileData
+
+
+def _kind(part: object) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return f"<{kind}>" if isinstance(kind, str) else None
+
+
+# The tags stand in angle brackets, so that ``gateway.body`` can tell them from the keys of a body in an error's path.
+Part = Annotated[
+    Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")] | Annotated[FilePart, Tag("<file>")],
+    Discriminator(
+        _kind, custom_error_type="part_type", custom_error_message="A part needs the type text, image_url or file"
+    ),
+]
+
+
+def _as_parts(value: object) -> object:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+class OcrMessage(Payload):
+    role: Literal["system", "developer", "user"]
+    content: Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]
+
+
+def _as_languages(value: object) -> object:
+    return value.split("+") if isinstance(value, str) else value
+
+
+Languages = Annotated[
+    list[Language],
+    Field(min_length=1, max_length=8),
+    BeforeValidator(_as_languages, json_schema_input_type=str | list[Language]),
+]
+
+
+class OcrOptions(Payload):
+    """How a document is to be read. What an engine has no use for it ignores."""
+
+    languages: Languages | None = None
+    """Tesseract's names, e.g. `["deu", "eng"]` or `"deu+eng"`; unset: chosen for each page by its script."""
+    resolution: Resolution | None = None
+    """DeepSeek-OCR's mode; the header X-Resolution says the same."""
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+
+
+class OcrRequest(Payload):
+    """One document in an `image_url` or `file` part. The texts, if any, are the prompt."""
+
+    model: ModelName | None = None
+    messages: Annotated[list[OcrMessage], Field(min_length=1, max_length=100)]
+    options: OcrOptions = OcrOptions()
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """As `options.max_tokens`."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """As `options.temperature`."""
+    stream: Literal[False] = False
+
+
+class OcrFields(Payload):
+    """What a form's fields, or the query of a request with the document as its body, may say."""
+
+    model: ModelName | None = None
+    prompt: Text | None = None
+    language: Languages | None = None
+
+
+class Simulate(Payload):
+    """A fault for the engine `simulator` to commit, where its configuration allows faults."""
+
+    fault: Literal["crash", "hang", "slow", "garbage", "error", "reject"]
+    after: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Tokens before the fault."""
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many attempts it befalls."""
+
+
+class ChatMessage(Payload):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part.text for part in self.content)
+
+
+class Sampling(Payload):
+    """How the answer is chosen; unset: as the model does by itself."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+
+
+class ChatRequest(Sampling):
+    """A conversation as `messages`, or one question as `message`, with `system` if wanted."""
+
+    model: ModelName | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)] | None = None
+    message: Text | None = None
+    system: Text | None = None
+    stream: Literal[False] = False
+    simulate: Simulate | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.messages is None) == (self.message is None):
+            raise PydanticCustomError("one_way", "Give either messages or message")
+        if self.messages is not None and self.system is not None:
+            raise PydanticCustomError("one_way", "system goes with message; in messages it is one of them")
+        return self
+
+    def conversation(self) -> list[dict[str, str]]:
+        """The messages as an engine takes them, the shorthand written out."""
+        if self.messages is not None:
+            return [{"role": message.role, "content": message.text} for message in self.messages]
+        told = [{"role": "system", "content": self.system}] if self.system else []
+        return [*told, {"role": "user", "content": self.message or ""}]

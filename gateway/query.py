@@ -1,0 +1,16 @@
+"""Query parameters, checked."""
+
+from starlette.requests import Request
+
+from gateway.problems import Problem
+
+
+def integer(request: Request, name: str, *, default: int, least: int, most: int) -> int:
+    """Raises Problem ``invalid_query`` for what is no whole number from ``least`` to ``most``."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    # Not int(): it takes «１２» and «1_000», too.
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise Problem("invalid_query", f"{name}={text!r} is no whole number from {least} to {most}.")
+    return int(text)

@@ -1,0 +1,30 @@
+"""Every route of the gateway."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway import admin, jobs
+from gateway.auth import grant_token
+from gateway.context import context
+from gateway.health import health
+
+
+async def token(request: Request) -> Response:
+    gateway = context(request)
+    return await grant_token(request, gateway.users, gateway.tokens, gateway.logins)
+
+
+ROUTES: list[BaseRoute] = [
+    Route("/health", health, methods=["GET"]),
+    Route("/auth/token", token, methods=["POST"]),
+    Route("/api/ocr", jobs.submit_ocr, methods=["POST"]),
+    Route("/api/chat", jobs.submit_chat, methods=["POST"]),
+    Route("/api/jobs", jobs.list_jobs, methods=["GET"]),
+    Route("/api/jobs/{id}", jobs.get_job, methods=["GET"]),
+    Route("/api/jobs/{id}", jobs.cancel_job, methods=["DELETE"]),
+    Route("/admin/models", admin.models, methods=["GET"]),
+    Route("/admin/queue/{model:path}", admin.queue, methods=["GET"]),
+    Route("/admin/crashes", admin.crashes, methods=["GET"]),
+    Route("/admin/missing-models", admin.missing_models, methods=["GET"]),
+]

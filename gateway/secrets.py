@@ -1,0 +1,104 @@
+"""Secrets that are generated once and kept in the state directory, readable by its owner alone."""
+
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from config.errors import ConfigError
+
+MIN_JWT_SECRET = 32
+"""Bytes: as long as the digest of HS256, as RFC 7518 section 3.2 demands."""
+
+MIN_PASSWORD = 8
+"""Characters."""
+
+# No character that is mistaken for another when read from a screen.
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+def jwt_secret(home: Path, given: str | None = None) -> str:
+    """``given`` (JWT_SECRET), or the one kept in ``home/secrets/jwt_secret``, made at the first start.
+
+    Raises ConfigError when the secret is shorter than 32 bytes.
+    """
+    secret = given or kept_secret(home / "secrets" / "jwt_secret", lambda: secrets.token_urlsafe(48))
+    if len(secret.encode()) < MIN_JWT_SECRET:
+        source = "JWT_SECRET" if given else str(home / "secrets" / "jwt_secret")
+        raise ConfigError(f"{source} is shorter than {MIN_JWT_SECRET} bytes; `openssl rand -hex 32` makes a good one.")
+    return secret
+
+
+def admin_password(home: Path, given: str | None = None) -> str:
+    """``given`` (ADMIN_PASSWORD), or the one kept in ``home/secrets/admin_password``, made once.
+
+    Raises ConfigError when the password is one that anybody would try first.
+    """
+    if given is None:
+        return kept_secret(home / "secrets" / "admin_password", generate_password)
+    if given.lower() == "admin" or len(given) < MIN_PASSWORD:
+        raise ConfigError(f"ADMIN_PASSWORD needs at least {MIN_PASSWORD} characters; unset it to have one generated.")
+    return given
+
+
+def generate_password() -> str:
+    """Four groups of five, e.g. ``k3vhd-x7mqp-…``: 99 bits, and still fit to be typed."""
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(5)) for _ in range(4))
+
+
+def kept_secret(path: Path, generate: Callable[[], str]) -> str:
+    """The secret in ``path``, generated if the file is not there yet.
+
+    Any number of processes may ask at once, on a crash at any point: all get the same secret, whole.
+    Raises ConfigError when the file is empty or others than its owner may read it.
+    """
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(path.parent):
+        if not path.exists():
+            _write(path, generate())
+    return _read(path)
+
+
+def _read(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        secret = file.read().strip()
+    if mode & 0o077:
+        raise ConfigError(f"Others may read {path}; run `chmod 600` on it, or delete it and one is made anew.")
+    if not secret:
+        raise ConfigError(f"{path} is empty; delete it to have a new secret generated.")
+    return secret
+
+
+def _write(path: Path, secret: str) -> None:
+    """By rename, so that a reader sees nothing or all of it, also after a power cut."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600 by contract
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{secret}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process at a time. The kernel drops the lock with its holder, so a crash leaves nothing behind."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

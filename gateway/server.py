@@ -1,0 +1,75 @@
+"""One gateway process: uvicorn on a listening socket that its supervisor opened (``python -m gateway.server``)."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+
+from broker.broker import Broker
+from broker.parent import die_with_parent
+from config import Settings, load_settings
+from config.errors import RoundhouseError
+from gateway.app import create_app
+
+# Seconds for answers under way when the gateway stops. Long-polls are sent home at once.
+GRACE = 10
+
+
+class GatewayServer(uvicorn.Server):
+    """Sends waiting clients home with a 202 as soon as it is told to stop: their job goes on without us."""
+
+    def __init__(self, config: uvicorn.Config, broker: Broker) -> None:
+        super().__init__(config)
+        self._broker = broker
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._broker.feed.close)
+        super().handle_exit(sig, frame)
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    broker = await Broker.open(settings)
+    config = uvicorn.Config(
+        create_app(settings, broker),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        ws="none",
+    )
+    await GatewayServer(config, broker).serve(sockets=[listener])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gateway.server")
+    parser.add_argument("--fd", type=int, required=True, help="the listening socket's file descriptor")
+    options = parser.parse_args(arguments)
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        settings = load_settings()
+        with socket.socket(fileno=options.fd) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(settings, listener))
+    except RoundhouseError as error:
+        print(f"roundhouse gateway: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _loop_factory():  # type: ignore[no-untyped-def]
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Jobs as clients see them."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from broker.job import Job
+from gateway.schemas import (
+    Accepted,
+    AttemptError,
+    JobBody,
+    JobError,
+    JobProgress,
+    JobSummary,
+    Links,
+    Priority,
+    Status,
+    Task,
+)
+
+
+def links(job: Job) -> Links:
+    return Links(self=f"/api/jobs/{job.id}")
+
+
+def _common(job: Job) -> dict[str, Any]:
+    return {
+        "request_id": str(job.id),
+        "status": job.status.value,
+        "task": job.task,
+        "model": job.model,
+        "client": job.client,
+        "priority": job.priority.value,
+        "attempts": job.attempts,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "progress": None if job.progress is None else JobProgress(**job.progress),
+        "error": None if job.error is None else JobError(**job.error),
+        "links": links(job),
+    }
+
+
+def summary(job: Job) -> JobSummary:
+    return JobSummary(**_common(job))
+
+
+def job_body(job: Job, position: int | None, result: Mapping[str, Any] | None) -> JobBody:
+    return JobBody(
+        **_common(job),
+        position=position,
+        max_retries=job.max_retries,
+        worker=job.worker,
+        result=None if result is None else dict(result),
+        errors=[AttemptError(**error) for error in job.errors],
+    )
+
+
+def accepted(job: Job, position: int | None, workers: int) -> Accepted:
+    return Accepted(
+        request_id=str(job.id),
+        status=cast(Status, job.status.value),
+        task=cast(Task, job.task),
+        model=job.model,
+        priority=cast(Priority, job.priority.value),
+        position=position,
+        workers=workers,
+        message=None if workers else f"No worker serves {job.model} just now; the job waits until one does.",
+        links=links(job),
+    )

@@ -1,0 +1,27 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.asynchronous.database import AsyncDatabase
+
+from config import Settings
+from tests.deployments import Gateway, gateway_on, make_settings, worker_on
+from worker.worker import Worker
+
+
+@pytest.fixture
+def settings(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Settings:
+    return make_settings(tmp_path, mongod_uri, database.name)
+
+
+@pytest.fixture
+async def gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    async with gateway_on(settings) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def worker(settings: Settings, gateway: Gateway) -> AsyncIterator[Worker]:
+    async with worker_on(settings) as worker:
+        yield worker

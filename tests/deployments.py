@@ -1,0 +1,119 @@
+"""Settings, gateways and workers for tests, on the run's mongod or on one of their own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from broker.broker import Broker
+from config import Settings, load_settings
+from gateway.app import create_app
+from worker.engines.factory import build_engines
+from worker.worker import Worker
+
+PASSWORD = "correct-horse-battery"
+JWT_SECRET = "a secret that only the tests of roundhouse use"
+
+
+def default_config() -> dict[str, Any]:
+    """A Tesseract, a quick simulator with faults, and short times everywhere."""
+    return {
+        "queue": {
+            "lease": 2,
+            "poll_interval": 0.2,
+            "drain_timeout": 5,
+            "retry_backoff": 0.05,
+            "retry_backoff_max": 0.1,
+        },
+        "rate_limit": {"enabled": False},
+        "models": {
+            "tesseract": {"task": "ocr", "engine": "tesseract"},
+            "simulator": {
+                "task": "chat",
+                "engine": "simulator",
+                "tokens_per_second": 1000,
+                "tokens": 20,
+                "faults": True,
+                "aliases": ["sim"],
+            },
+        },
+        "defaults": {"ocr": ["tesseract"], "chat": ["simulator"]},
+    }
+
+
+def environment(home: Path, uri: str | None, database: str) -> dict[str, str]:
+    """What a process of the system needs in its environment; ``uri`` None: the embedded mongod of ``home``."""
+    variables = {
+        "ROUNDHOUSE_CONFIG": str(home / "config.yaml"),
+        "ROUNDHOUSE_HOME": str(home / "state"),
+        "ROUNDHOUSE__MONGODB__DATABASE": database,
+        "ADMIN_PASSWORD": PASSWORD,
+        "JWT_SECRET": JWT_SECRET,
+    }
+    return variables | ({} if uri is None else {"MONGODB_URI": uri})
+
+
+def make_settings(home: Path, uri: str, database: str, config: dict[str, Any] | None = None) -> Settings:
+    path = home / "config.yaml"
+    path.write_text(yaml.safe_dump(config or default_config()))
+    return load_settings(path, environment(home, uri, database))
+
+
+@dataclass
+class Gateway:
+    """A gateway in this process, spoken to without a socket."""
+
+    settings: Settings
+    broker: Broker
+    http: httpx.AsyncClient
+
+    async def token(self, username: str = "admin", password: str = PASSWORD) -> str:
+        form = {"grant_type": "password", "username": username, "password": password}
+        response = await self.http.post("/auth/token", data=form)
+        assert response.status_code == 200, response.text
+        return str(response.json()["access_token"])
+
+    async def sign_in(self, username: str = "admin", password: str = PASSWORD) -> None:
+        self.http.headers["Authorization"] = f"Bearer {await self.token(username, password)}"
+
+    async def ended(self, job_id: str) -> dict[str, Any]:
+        """The job once it has ended."""
+        while True:
+            response = await self.http.get(f"/api/jobs/{job_id}", params={"wait": 5})
+            body: dict[str, Any] = response.json()
+            if body["status"] not in ("queued", "processing"):
+                return body
+
+
+@asynccontextmanager
+async def gateway_on(settings: Settings) -> AsyncIterator[Gateway]:
+    """A gateway that is ready, signed in as admin."""
+    broker = await Broker.open(settings)
+    app = create_app(settings, broker)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app):
+        await broker.ready.wait()
+        async with httpx.AsyncClient(transport=transport, base_url="http://roundhouse", timeout=60.0) as http:
+            gateway = Gateway(settings, broker, http)
+            await gateway.sign_in()
+            yield gateway
+
+
+@asynccontextmanager
+async def worker_on(settings: Settings, *models: str) -> AsyncIterator[Worker]:
+    """A worker in this process, drained at the end."""
+    broker = await Broker.open(settings, claimable=True)
+    broker.start()
+    worker = Worker(broker, build_engines(settings, models or None))
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.drain()
+        await running
+        await broker.close()

@@ -1,0 +1,60 @@
+"""``python -m worker``: one worker process. ``roundhouse worker`` starts it."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from broker.parent import die_with_parent
+
+from broker.broker import Broker
+from broker.errors import ModelNotFound
+from config import Settings, load_settings
+from config.errors import RoundhouseError
+from worker.engines.factory import build_engines
+from worker.worker import Worker
+
+
+async def serve(settings: Settings, only: Sequence[str] | None) -> None:
+    """Works until SIGTERM or SIGINT; a second one hands back what runs, at once."""
+    broker = await Broker.open(settings, claimable=True)
+    worker = Worker(broker, build_engines(settings, only))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.drain)
+    broker.start()
+    try:
+        await worker.run()
+    finally:
+        await broker.close()
+
+
+def _resolve(settings: Settings, name: str) -> str:
+    model = settings.resolve(name)
+    if model is None:
+        raise ModelNotFound(name)
+    return model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="roundhouse worker", description="Claims jobs and runs them on engines.")
+    parser.add_argument("--models", help="comma-separated names; default: every configured model it can serve")
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.supervised:
+        die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings()
+        only = [_resolve(settings, name) for name in options.models.split(",")] if options.models else None
+        asyncio.run(serve(settings, only))
+    except RoundhouseError as error:
+        print(f"roundhouse worker: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

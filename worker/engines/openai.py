@@ -1,0 +1,122 @@
+"""Any server that speaks OpenAI's chat API: a vLLM, Ollama or llama.cpp that already runs, or a hosted model.
+
+Asks for a stream, so that a stalled upstream is noticed, and takes ``finish_reason`` as the only proof of success:
+``data: [DONE]`` alone is sent by servers that were aborted, too.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import httpx
+from httpx_sse import ServerSentEvent, SSEError, aconnect_sse
+
+from broker.errors import EngineError, EngineInputError, EngineUnavailable
+from config import OpenaiSettings
+from worker.engines.base import Chunk, Delta, Request, Result
+
+# Our own keys in a payload that no upstream knows.
+_OURS = frozenset({"simulate"})
+_INPUT_STATUSES = frozenset({400, 404, 405, 413, 415, 422})
+
+
+class OpenaiEngine:
+    def __init__(self, name: str, settings: OpenaiSettings) -> None:
+        self._name = name
+        self._model = settings.model or name
+        self._url = settings.base_url.rstrip("/") + "/chat/completions"
+        key = settings.api_key
+        headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
+        timeout = httpx.Timeout(settings.timeout, connect=min(10.0, settings.timeout))
+        limits = httpx.Limits(max_connections=settings.max_concurrent)
+        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False)
+
+    async def start(self) -> None:
+        """Nothing is asked of the upstream before there is a job: it may be slow to wake or charge for it."""
+
+    async def stop(self) -> None:
+        await self._client.aclose()
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        body = {key: value for key, value in request.payload.items() if key not in _OURS}
+        body |= {"model": self._model, "stream": True, "stream_options": {"include_usage": True}}
+        answer = _Answer()
+        try:
+            async with aconnect_sse(self._client, "POST", self._url, json=body) as source:
+                await self._check(source.response)
+                async for event in source.aiter_sse():
+                    if event.data == "[DONE]":
+                        break
+                    if delta := answer.add(_chunk(event)):
+                        yield Delta(delta)
+        except (httpx.TransportError, SSEError) as error:
+            raise EngineUnavailable(f"The upstream of {self._name} at {self._url}: {_reason(error)}.") from error
+        yield Result(answer.result())
+
+    async def _check(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        message = _error_message(await response.aread()) or response.reason_phrase
+        told = f"The upstream of {self._name} answered {response.status_code}: {message}"
+        if response.status_code in _INPUT_STATUSES:
+            raise EngineInputError(told)
+        if response.status_code in (401, 403):
+            raise EngineInputError(f"{told} (check api_key)", code="upstream_refused_key")
+        raise EngineUnavailable(told)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _chunk(event: ServerSentEvent) -> Mapping[str, Any]:
+    try:
+        chunk = json.loads(event.data)
+    except ValueError:
+        raise EngineError(f"The upstream sent what is no JSON: {event.data[:200]!r}.") from None
+    if not isinstance(chunk, dict):
+        raise EngineError(f"The upstream sent what is no chunk: {event.data[:200]!r}.")
+    if "error" in chunk:
+        raise EngineError(f"The upstream failed in mid-stream: {_message_of(chunk)}")
+    return chunk
+
+
+def _error_message(body: bytes) -> str:
+    try:
+        return _message_of(json.loads(body))
+    except ValueError:
+        return body[:500].decode(errors="replace")
+
+
+def _message_of(body: Any) -> str:
+    error = body.get("error", body) if isinstance(body, dict) else body
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return str(message)[:1000]
+
+
+class _Answer:
+    """Gathers the chunks of one answer."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._finish_reason: str | None = None
+        self._usage: Mapping[str, Any] | None = None
+
+    def add(self, chunk: Mapping[str, Any]) -> str:
+        self._usage = chunk.get("usage") or self._usage
+        delta = ""
+        for choice in chunk.get("choices", ()):
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            delta += (choice.get("delta") or {}).get("content") or ""
+        if delta:
+            self._text.append(delta)
+        return delta
+
+    def result(self) -> dict[str, Any]:
+        if self._finish_reason is None:
+            raise EngineError("The upstream ended its answer without a finish_reason.", code="answer_cut_off")
+        result: dict[str, Any] = {
+            "message": {"role": "assistant", "content": "".join(self._text)},
+            "finish_reason": self._finish_reason,
+        }
+        return result | ({"usage": dict(self._usage)} if self._usage else {})
