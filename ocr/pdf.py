@@ -1,0 +1,157 @@
+"""PDF → pages, drawn by poppler through pdf2image. Runs in the decoding child only."""
+
+import math
+import re
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pdf2image.pdf2image as pdf2image
+from pdf2image.exceptions import PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError
+from PIL import Image
+
+from ocr.limits import die_with_parent
+from ocr.pictures import flattened, shrinkage, too_many_pages
+from ocr.protocol import DecodeLimits, Refusal, decoder_death, out_of_memory, wall_timeout
+
+MIN_DPI = 20
+STDERR_KEPT = 4_000
+
+
+class Poppler(subprocess.Popen[bytes]):
+    """Popen for pdf2image, which forgets what a program said and how it ended.
+
+    The program dies with this process and gets processor time of its own: the limit that it inherits has
+    grown with each page that this process has seen to. (A preexec_fn is safe here: there are no threads.)
+    """
+
+    cpu_seconds = 0
+    tool = ""
+    status = 0
+    stderr_text = ""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        Poppler.tool = command[0]
+        super().__init__(command, preexec_fn=self._limit, stdin=subprocess.DEVNULL, **options)
+
+    @classmethod
+    def _limit(cls) -> None:
+        die_with_parent()
+        resource.setrlimit(resource.RLIMIT_CPU, (cls.cpu_seconds, cls.cpu_seconds + 1))
+
+    def communicate(self, input: bytes | None = None, timeout: float | None = None) -> tuple[bytes, bytes]:
+        out, err = super().communicate(input, timeout)
+        Poppler.status = self.returncode
+        Poppler.stderr_text = err[-STDERR_KEPT:].decode("utf-8", "replace").strip()
+        return out, err
+
+
+class PdfDocument:
+    def __init__(self, path: Path, limits: DecodeLimits) -> None:
+        self.path = path
+        self.limits = limits
+        Poppler.cpu_seconds = math.ceil(limits.cpu_seconds)
+        setattr(pdf2image, "Popen", Poppler)  # noqa: B010 - mypy knows the name as imported only
+        check_ends(path.read_bytes())
+        self.pages = int(self._info()["Pages"])
+        if self.pages < 1:
+            raise Refusal("no_pages", "The PDF has no pages.")
+        if self.pages > limits.max_pages:
+            raise too_many_pages(self.pages, limits.max_pages)
+
+    def draw(self, number: int) -> tuple[Image.Image, int | None]:
+        """Page `number` (from 1), as a reader shows it, and the resolution at which it was drawn."""
+        width, height = self._size(number)
+        dpi = self._dpi(number, width, height)
+        try:
+            images = pdf2image.convert_from_path(
+                str(self.path),
+                dpi=dpi,
+                first_page=number,
+                last_page=number,
+                use_cropbox=True,
+                timeout=math.ceil(self.limits.wall_seconds),
+            )
+        except PDFPopplerTimeoutError:
+            raise wall_timeout(number, self.limits) from None
+        except ValueError:  # What poppler wrote stops amid its first line.
+            images = []
+        self._check_end(number)
+        if not images:
+            raise self._unreadable(f"Page {number} of the PDF cannot be drawn.", page=number)
+        page = images[0]
+        page.load()
+        # Where poppler cannot have the memory for a page it draws one pixel and says nothing.
+        if page.width * page.height < width * height * (dpi / 72) ** 2 * 0.5:
+            raise self._unreadable(f"Page {number} of the PDF was not drawn in full.", page=number)
+        return flattened(page), dpi
+
+    def _size(self, number: int) -> tuple[float, float]:
+        """Width and height in points, before the page's own rotation."""
+        for key, value in self._info(number).items():
+            match = re.match(r"([\d.e+]+) x ([\d.e+]+) pts", str(value))
+            if re.fullmatch(rf"Page +{number} size", key) and match:
+                width, height = float(match[1]), float(match[2])
+                if width > 0 and height > 0 and math.isfinite(width * height):
+                    return width, height
+        raise self._unreadable(f"Page {number} of the PDF has no size.", page=number)
+
+    def _dpi(self, number: int, width: float, height: float) -> int:
+        wanted = self.limits.dpi
+        pixels_a_point = wanted / 72
+        dpi = int(wanted * shrinkage(width * pixels_a_point, height * pixels_a_point, self.limits))
+        if dpi < MIN_DPI:
+            size = f"{width / 72:,.0f} x {height / 72:,.0f} inches"
+            raise Refusal("image_too_large", f"Page {number} of the PDF measures {size}.", page=number)
+        return dpi
+
+    def _info(self, page: int | None = None) -> dict[str, Any]:
+        where = {} if page is None else {"page": page}
+        pages: dict[str, Any] = {} if page is None else {"first_page": page, "last_page": page}
+        try:
+            info: dict[str, Any] = pdf2image.pdfinfo_from_path(
+                str(self.path), timeout=math.ceil(self.limits.wall_seconds), **pages
+            )
+        except PDFPopplerTimeoutError:
+            raise wall_timeout(page, self.limits) from None
+        except PDFInfoNotInstalledError:
+            message = "pdfinfo is not on PATH: install poppler-utils to read PDF."
+            raise Refusal("tool_missing", message, False, tool="pdfinfo") from None
+        except PDFPageCountError:
+            raise self._refused_opening(where) from None
+        return info
+
+    def _refused_opening(self, where: dict[str, Any]) -> Refusal:
+        said = Poppler.stderr_text
+        if "Incorrect password" in said:
+            return Refusal("encrypted_document", "The PDF opens only with a password; remove it first.")
+        claimed = re.search(r"Page count \((\d+)\) larger than number of objects", said)
+        if claimed and int(claimed[1]) > self.limits.max_pages:
+            return too_many_pages(int(claimed[1]), self.limits.max_pages)
+        if "after the last page (0)" in said and not claimed:
+            return Refusal("no_pages", "The PDF has no pages.", stderr=said)
+        self._check_end(where.get("page"))
+        return self._unreadable("The PDF is damaged and cannot be opened.", **where)
+
+    def _check_end(self, page: int | None) -> None:
+        """Raise for a poppler that did not end by itself; its own complaints are for the caller to judge."""
+        if Poppler.status < 0 or out_of_memory(Poppler.stderr_text):
+            death = decoder_death(Poppler.tool, Poppler.status, Poppler.stderr_text, self.limits.cpu_seconds)
+            death.details["page"] = page
+            raise death
+
+    def _unreadable(self, message: str, **where: Any) -> Refusal:
+        return Refusal("unreadable_document", message, stderr=Poppler.stderr_text, **where)
+
+
+def check_ends(data: bytes) -> None:
+    """Raise `Refusal` for bytes that do not begin as a PDF, or that stop before its end.
+
+    Poppler mends a PDF that breaks off, and shows grey where the rest of a picture would be: text would be
+    missing without a word. A whole PDF has an end mark after its last object.
+    """
+    if b"%PDF-" not in data[:1024]:
+        raise Refusal("unreadable_document", "The file is not a PDF.")
+    if data.rfind(b"endobj") > data.rfind(b"%%EOF") or b"%%EOF" not in data:
+        raise Refusal("truncated_document", "The PDF breaks off before its end.")

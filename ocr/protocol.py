@@ -1,0 +1,125 @@
+"""What `ocr.decoder` and its child process say to each other: one JSON object a line.
+
+The child is started with a `Job`. It answers once with ``{"pages": n}``, then to each ``{"page": n}`` (n from
+1, any order) with a `Page` without its path. Any answer may be a `Refusal` instead: after a refused opening
+the child ends, after a refused page it waits for the next request. It ends when its stdin does.
+
+This module and all that the child imports stay light: they are loaded anew for each document.
+"""
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+MEBIBYTE = 1024 * 1024
+OUT_OF_MEMORY = ("ut of memory", "bad_alloc", "MemoryError", "Bogus memory allocation")
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """How much one document may ask of its decoder. Sizes in bytes, times in seconds."""
+
+    dpi: int = 300
+    """The resolution at which PDF pages are drawn."""
+    max_pages: int = 500
+    image_pixels: int = 90_000_000
+    """An image with more pixels is refused."""
+    page_pixels: int = 40_000_000
+    """A page is reduced to at most so many pixels (A4 at 600 dpi has 35 million)."""
+    page_side: int = 30_000
+    """No page is wider or higher; Tesseract stops at 32,767 pixels."""
+    memory: int = 1536 * MEBIBYTE
+    """Address space of the decoder, and of each program that it starts."""
+    file_size: int = 256 * MEBIBYTE
+    cpu_seconds: float = 12.0
+    """Processor time to open the document, and again for each page."""
+    wall_seconds: float = 60.0
+    """The same by the clock on the wall: longer, since other documents share the processors."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the child is to decode: `document` lies in `directory`, where the pages go too."""
+
+    directory: str
+    document: str
+    media_type: str
+    parent: int
+    limits: DecodeLimits
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        fields = json.loads(text)
+        return cls(**{**fields, "limits": DecodeLimits(**fields["limits"])})
+
+
+@dataclass(frozen=True)
+class Page:
+    """One decoded page: a PNG of `width` by `height` pixels, grey or RGB, upright as its document says.
+
+    `dpi` is None where the document does not say anything that can be true.
+    """
+
+    number: int
+    path: Path
+    width: int
+    height: int
+    dpi: int | None
+
+
+class Refusal(Exception):
+    """A document or page that the decoder will not or cannot decode; `code` as in `ocr.errors`."""
+
+    def __init__(self, code: str, message: str, permanent: bool = True, **details: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.permanent = permanent
+        self.details = details
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {"code": self.code, "message": self.message, "permanent": self.permanent}
+        return {"refusal": {**fields, "details": self.details}}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Refusal":
+        return cls(fields["code"], fields["message"], fields["permanent"], **fields["details"])
+
+
+def page_path(directory: str | Path, number: int) -> Path:
+    return Path(directory) / f"page-{number:06d}.png"
+
+
+def wall_timeout(page: int | None, limits: DecodeLimits) -> Refusal:
+    """Too long by the clock on the wall, which may be the machine's fault."""
+    what = "Opening the document" if page is None else f"Decoding page {page}"
+    message = f"{what} took longer than {limits.wall_seconds:g} s."
+    return Refusal("decode_timeout", message, False, clock="wall", limit=limits.wall_seconds, page=page)
+
+
+def out_of_memory(stderr: str) -> bool:
+    return any(words in stderr for words in OUT_OF_MEMORY)
+
+
+def decoder_death(tool: str, status: int, stderr: str, cpu_limit: float) -> Refusal:
+    """Why a decoding program ended with `status` (negative: a signal) after it wrote `stderr`."""
+    if status == -signal.SIGXCPU:
+        message = f"The document needs more than {cpu_limit:g} s of processor time for one page."
+        return Refusal("decode_timeout", message, clock="cpu", limit=cpu_limit, tool=tool, stderr=stderr)
+    if out_of_memory(stderr):
+        message = "Decoding the document needs more memory than a decoder may use."
+        return Refusal("document_too_large", message, tool=tool, stderr=stderr)
+    if status >= 0:
+        message = f"The document's decoder {tool} failed with status {status}."
+        return Refusal("decoder_crashed", message, status=status, tool=tool, stderr=stderr)
+    name = signal.Signals(-status).name
+    # Somebody else's SIGKILL (the kernel's, short of memory; an operator's) says nothing about the document.
+    permanent = -status not in (signal.SIGKILL, signal.SIGTERM)
+    message = f"The document's decoder {tool} was ended by {name}."
+    return Refusal("decoder_crashed", message, permanent, signal=name, tool=tool, stderr=stderr)
