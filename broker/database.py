@@ -36,13 +36,17 @@ class Database:
             name, codec_options=CODEC, write_concern=DURABLE, read_concern=ReadConcern("majority")
         )
 
+    def _light(self, name: str) -> Collection:
+        """For what is said again soon: written and read without waiting for a majority."""
+        return self._collection(name).with_options(write_concern=HEALED, read_concern=ReadConcern("local"))
+
     @property
     def jobs(self) -> Collection:
         return self._collection("jobs")
 
     @property
     def workers(self) -> Collection:
-        return self._collection("workers").with_options(write_concern=HEALED)
+        return self._light("workers")
 
     @property
     def crashes(self) -> Collection:
@@ -50,7 +54,7 @@ class Database:
 
     @property
     def missing_models(self) -> Collection:
-        return self._collection("missing_models").with_options(write_concern=HEALED)
+        return self._light("missing_models")
 
     @property
     def locks(self) -> Collection:

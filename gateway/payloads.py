@@ -96,6 +96,9 @@ Languages = Annotated[
     Field(min_length=1, max_length=8),
     BeforeValidator(_as_languages, json_schema_input_type=str | list[Language]),
 ]
+LanguageList = Annotated[
+    list[Language], Field(min_length=1, max_length=8), BeforeValidator(_as_languages, json_schema_input_type=str)
+]
 
 
 class OcrOptions(Payload):
@@ -126,8 +129,11 @@ class OcrFields(Payload):
     """What a form's fields, or the query of a request with the document as its body, may say."""
 
     model: ModelName | None = None
+    """A model's name or alias; unset: the first of `defaults.ocr` that a worker serves."""
     prompt: Text | None = None
-    language: Languages | None = None
+    """What to do with the page, for models that are told."""
+    language: LanguageList | None = None
+    """Tesseract's names, joined by a plus sign, e.g. `deu+eng`; unset: chosen for each page by its script."""
 
 
 class Simulate(Payload):

@@ -3,7 +3,8 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -183,19 +184,27 @@ class _FormParser(MultiPartParser):
 async def _read_form(request: Request, max_upload: int, resolution: Resolution | None) -> OcrSubmission:
     if request.headers.get("content-length") == "0":
         raise Problem("empty_body", "The request has no body.")
-    chunks = body_chunks(request, max_upload + _ENVELOPE, max_upload)
-    parser = _FormParser(request.headers, chunks, max_files=8, max_fields=16, max_part_size=_ENVELOPE)
+    limit = max_upload + _ENVELOPE
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        async with aclosing(body_chunks(request, limit, max_upload)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        # Raised in here, as the parser then closes what it has open.
+        if not parser.ended:
+            raise MultiPartException("It breaks off before its closing boundary.")
+
+    stream = whole()
+    parser = _FormParser(request.headers, stream, max_files=8, max_fields=16, max_part_size=_ENVELOPE)
     # The whole body is bounded already, so nothing needs a detour over the disk.
-    parser.spool_max_size = max_upload + _ENVELOPE
+    parser.spool_max_size = limit
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise Problem("invalid_multipart", f"The form cannot be read: {error.message}") from error
     finally:
-        await chunks.aclose()
+        await stream.aclose()
     try:
-        if not parser.ended:
-            raise Problem("invalid_multipart", "The form breaks off: its closing boundary is missing.")
         files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
         texts = {name: value for name, value in form.multi_items() if isinstance(value, str)}
         upload = _the_file(files, texts)

@@ -60,7 +60,7 @@ def environment(home: Path, uri: str | None, database: str) -> dict[str, str]:
 
 def make_settings(home: Path, uri: str, database: str, config: dict[str, Any] | None = None) -> Settings:
     path = home / "config.yaml"
-    path.write_text(yaml.safe_dump(config or default_config()))
+    path.write_text(yaml.safe_dump(config or default_config(), sort_keys=False))
     return load_settings(path, environment(home, uri, database))
 
 

@@ -368,7 +368,7 @@ def test_the_wait_is_asked_for_by_query_or_preference(
     assert wait_seconds(request(headers=headers, query=query), settings) == seconds
 
 
-@pytest.mark.parametrize("asked", ["", "-1", "121", "1e1", "ten", "1.5", "１０", "9" * 50, "nan"])
+@pytest.mark.parametrize("asked", ["", "-1", "121", "1e1", "ten", "1.5", "\uff11\uff10", "9" * 50, "nan"])
 def test_a_wait_that_cannot_be_is_refused(settings: Settings, asked: str) -> None:
     for req in (
         request(query=str(httpx.QueryParams({"wait": asked}))),

@@ -1,0 +1,147 @@
+"""``/docs``: the API as a page (Swagger UI), with everything that it needs served from here."""
+
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+from swagger_ui_bundle import swagger_ui_path
+
+from gateway.openapi import Schema, document_of
+
+# Scripts and styles come from this server only. Style attributes, which Swagger UI writes, cannot run anything.
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "style-src-attr 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+# Addresses are relative, so that the page also works behind a proxy that puts a prefix before it.
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Roundhouse API</title>
+<link rel="icon" type="image/png" href="docs/assets/favicon-32x32.png">
+<link rel="stylesheet" href="docs/assets/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<noscript>This page needs JavaScript; the API is described in <a href="openapi.json">openapi.json</a>.</noscript>
+<script src="docs/assets/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_START = """\
+SwaggerUIBundle({
+  url: "docs/openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis],
+  layout: "BaseLayout",
+});
+"""
+_ASSETS = frozenset({"swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"})
+
+
+class Assets(StaticFiles):
+    """The files of Swagger UI that the page asks for, and none of the others: its own page loads a stranger's API."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=Path(swagger_ui_path))
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if path not in _ASSETS:
+            raise HTTPException(404)
+        response = await super().get_response(path, scope)
+        response.headers.update({**SECURITY_HEADERS, "Cache-Control": "public, max-age=86400"})
+        return response
+
+
+async def docs(_: Request) -> Response:
+    return HTMLResponse(_PAGE, headers=SECURITY_HEADERS)
+
+
+async def start_script(_: Request) -> Response:
+    return Response(_START, headers=SECURITY_HEADERS, media_type="text/javascript")
+
+
+async def openapi_30(request: Request) -> Response:
+    return JSONResponse(as_openapi_30(document_of(request.app)), headers=SECURITY_HEADERS)
+
+
+DOCS_ROUTES: list[BaseRoute] = [
+    Route("/docs", docs, methods=["GET"]),
+    Route("/docs/openapi.json", openapi_30, methods=["GET"]),
+    Mount("/docs/start.js", Route("/", start_script)),
+    Mount("/docs/assets", Assets(), name="docs-assets"),
+]
+
+
+def as_openapi_30(document: Schema) -> Schema:
+    """An OpenAPI 3.1 document in the words of 3.0.3: the Swagger UI that is packaged for Python reads no later one.
+
+    Knows those keywords of JSON Schema in which the two differ and that pydantic or this gateway use.
+    """
+    told: Schema = _schemas_30(document)
+    told["openapi"] = "3.0.3"
+    told["info"] = {**document["info"], "license": {"name": document["info"]["license"]["name"]}}
+    return told
+
+
+def _schemas_30(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_schemas_30(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    schema = {key: _schemas_30(item) for key, item in value.items()}
+    _without_null(schema)
+    if "const" in schema:
+        schema["enum"] = [schema.pop("const")]
+    if isinstance(schema.get("examples"), list):
+        schema["example"] = schema.pop("examples")[0]
+    if "contentMediaType" in schema:
+        del schema["contentMediaType"]
+        schema["format"] = "binary"
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        limit = schema.get(exclusive)
+        if isinstance(limit, int | float) and not isinstance(limit, bool):
+            schema |= {bound: limit, exclusive: True}
+    if "$ref" in schema and len(schema) > 1:
+        schema["allOf"] = [{"$ref": schema.pop("$ref")}]
+    return schema
+
+
+def _without_null(schema: Schema) -> None:
+    """``null`` among the types of a schema becomes ``nullable``."""
+    kinds = schema.get("anyOf")
+    if not isinstance(kinds, list):
+        return
+    others = [kind for kind in kinds if kind != {"type": "null"}]
+    if len(others) < len(kinds):
+        schema["nullable"] = True
+        if len(others) == 1:
+            del schema["anyOf"]
+            schema |= others[0]
+        else:
+            schema["anyOf"] = others

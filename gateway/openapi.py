@@ -1,0 +1,249 @@
+"""``/openapi.json`` (OpenAPI 3.1), made from Starlette's routes, the table of operations and the pydantic models."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.problems import MEDIA_TYPE, STATUS
+
+Schema = dict[str, Any]
+Content = type[BaseModel] | Schema
+"""A model, or a schema written out where no model says it."""
+
+_REF = "#/components/schemas/{model}"
+_METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
+
+
+class ProblemBody(BaseModel):
+    """What went wrong (RFC 9457). `code` is stable; `detail` is for people. Some codes add members of their own."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """``schema``: as OpenAPI has it."""
+
+    name: str
+    place: Literal["path", "query", "header"]
+    description: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with which nothing went wrong, or one that has a shape of its own though something did."""
+
+    status: int
+    description: str
+    content: Content | None = None
+    headers: tuple[str, ...] = ()
+    media_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What one route does with one method, as its clients should know it.
+
+    ``problems``: the codes that it may answer with, besides those that any route may. ``body``: media type → what
+    it holds. ``public``: needs no token. ``role``: the one that the token has to have.
+    """
+
+    tag: str
+    summary: str
+    answers: tuple[Answer, ...]
+    problems: tuple[str, ...] = ()
+    description: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    body: Mapping[str, Content] | None = None
+    public: bool = False
+    role: str | None = None
+    database: bool = True
+
+    def codes(self) -> list[str]:
+        """All codes that may be answered, each once."""
+        codes = ["internal_error", *self.problems]
+        if not self.public:
+            codes += ["token_missing", "token_expired", "token_invalid"]
+        if self.role:
+            codes.append("forbidden")
+        if self.database:
+            codes.append("database_unavailable")
+        return sorted(set(codes))
+
+
+Operations = Mapping[tuple[str, str], Operation]
+"""(method, path as clients write it, e.g. ``/api/jobs/{id}``) → operation."""
+
+HEADERS: Mapping[str, Schema] = {
+    "Location": {"description": "Where the job is.", "schema": {"type": "string", "format": "uri-reference"}},
+    "Preference-Applied": {"description": "The wait that was granted.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {"description": "What the token lacked.", "schema": {"type": "string"}},
+    "x-ratelimit-limit-requests": {
+        "description": "Requests that may come at once.",
+        "schema": {"type": "integer"},
+    },
+    "x-ratelimit-remaining-requests": {
+        "description": "Requests that may come now.",
+        "schema": {"type": "integer"},
+    },
+    "x-ratelimit-reset-requests": {
+        "description": "How long until all may come at once again, e.g. `1.5s`.",
+        "schema": {"type": "string"},
+    },
+}
+RATE_HEADERS = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
+_PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After", *RATE_HEADERS), 503: ("Retry-After",)}
+
+
+def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, str]]:
+    """(method, path, name) of every route that answers. Mounts hold files and are not described."""
+    for route in routes:
+        if isinstance(route, Route):
+            for method in _METHODS:
+                if method in (route.methods or ()):
+                    yield method, route.path_format, route.name
+
+
+def document(routes: Sequence[BaseRoute], operations: Operations, version: str, description: str) -> Schema:
+    """The OpenAPI document. Raises KeyError for a route that is not in ``operations``."""
+    schemas = _Schemas(operations.values())
+    paths: dict[str, Schema] = {}
+    for method, path, name in endpoints(routes):
+        paths.setdefault(path, {})[method.lower()] = _operation(operations[method, path], name, path, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Roundhouse",
+            "version": version,
+            "description": description,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "security": [{"bearer": []}, {"password": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.definitions,
+            "headers": dict(HEADERS),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "password": {
+                    "type": "oauth2",
+                    "flows": {"password": {"tokenUrl": "/auth/token", "refreshUrl": "/auth/token", "scopes": {}}},
+                },
+            },
+        },
+    }
+
+
+async def openapi(request: Request) -> Response:
+    """The route ``/openapi.json``."""
+    return JSONResponse(document_of(request.app))
+
+
+def document_of(app: Starlette) -> Schema:
+    """The document of an application, made once."""
+    # Here, as the table names the models of every route, and the routes name this function.
+    from gateway.operations import DESCRIPTION, OPERATIONS, VERSION
+
+    if not hasattr(app.state, "openapi"):
+        app.state.openapi = document(app.routes, OPERATIONS, VERSION, DESCRIPTION)
+    made: Schema = app.state.openapi
+    return made
+
+
+class _Schemas:
+    """The schemas of all models that operations speak of."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        wanted: set[tuple[type[BaseModel], JsonSchemaMode]] = {(ProblemBody, "serialization")}
+        for operation in operations:
+            wanted |= {(body, "validation") for body in (operation.body or {}).values() if isinstance(body, type)}
+            wanted |= {
+                (answer.content, "serialization") for answer in operation.answers if isinstance(answer.content, type)
+            }
+        ordered = sorted(wanted, key=lambda item: (item[0].__name__, item[1]))
+        self._references, found = models_json_schema(ordered, ref_template=_REF)
+        self.definitions: Schema = found["$defs"]
+
+    def of(self, content: Content, mode: JsonSchemaMode) -> Schema:
+        return dict(self._references[content, mode]) if isinstance(content, type) else dict(content)
+
+
+def _operation(operation: Operation, name: str, path: str, schemas: _Schemas) -> Schema:
+    described: Schema = {
+        "tags": [operation.tag],
+        "operationId": name,
+        "summary": operation.summary,
+        "responses": _responses(operation, schemas),
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.parameters:
+        described["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
+    if operation.body is not None:
+        content = {media: {"schema": schemas.of(body, "validation")} for media, body in operation.body.items()}
+        described["requestBody"] = {"required": True, "content": content}
+    if operation.public:
+        described["security"] = []
+    return described
+
+
+def _parameter(parameter: Parameter) -> Schema:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.description,
+        "schema": dict(parameter.schema),
+    }
+
+
+def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Schema]:
+    responses: dict[int, Schema] = {}
+    for answer in operation.answers:
+        response: Schema = {"description": answer.description}
+        if answer.content is not None:
+            content = schemas.of(answer.content, "serialization")
+            response["content"] = {answer.media_type: {"schema": content}}
+        _add_headers(response, answer.headers)
+        responses[answer.status] = response
+    for status, codes in _by_status(operation.codes()).items():
+        response = responses.setdefault(status, {"description": HTTPStatus(status).phrase})
+        response["description"] += f": {', '.join(f'`{code}`' for code in codes)}"
+        response.setdefault("content", {})[MEDIA_TYPE] = {"schema": _problem_schema(codes, schemas)}
+        _add_headers(response, _PROBLEM_HEADERS.get(status, ()))
+    return {str(status): responses[status] for status in sorted(responses)}
+
+
+def _by_status(codes: Iterable[str]) -> dict[int, list[str]]:
+    grouped: dict[int, list[str]] = {}
+    for code in codes:
+        grouped.setdefault(STATUS[code], []).append(code)
+    return grouped
+
+
+def _problem_schema(codes: list[str], schemas: _Schemas) -> Schema:
+    return {
+        "allOf": [
+            schemas.of(ProblemBody, "serialization"),
+            {"type": "object", "properties": {"code": {"enum": codes}}},
+        ]
+    }
+
+
+def _add_headers(response: Schema, names: Iterable[str]) -> None:
+    for name in names:
+        response.setdefault("headers", {})[name] = {"$ref": f"#/components/headers/{name}"}

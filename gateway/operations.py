@@ -1,0 +1,300 @@
+"""What every route does, for ``/openapi.json``. A route that is missing here fails a contract test."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from broker.job import Status
+from gateway.openapi import RATE_HEADERS, Answer, Operation, Operations, Parameter
+from gateway.payloads import ChatRequest, OcrFields, OcrRequest
+from gateway.schemas import (
+    Accepted,
+    CrashList,
+    Health,
+    JobBody,
+    JobList,
+    MissingModelList,
+    ModelList,
+    QueueBody,
+)
+
+VERSION = version("roundhouse")
+DESCRIPTION = """\
+Roundhouse keeps model engines warm and runs jobs on them: POST a document or a chat, and poll, or wait for, its
+result. Get a token from `/auth/token` first. Errors are `application/problem+json` with a stable `code`."""
+
+
+class TokenForm(BaseModel):
+    """`username` and `password` for the grant `password`, `refresh_token` for the grant of that name."""
+
+    grant_type: Literal["password", "refresh_token"] = "password"
+    username: str | None = None
+    password: str | None = None
+    refresh_token: str | None = None
+
+
+class TokenBody(BaseModel):
+    access_token: str
+    refresh_token: str
+    token_type: Literal["bearer"]
+    expires_in: int
+    """Seconds that the access token lives."""
+
+
+class TokenError(BaseModel):
+    """The error format of OAuth 2.0 (RFC 6749 section 5.2), with a stable `code` added."""
+
+    error: Literal["invalid_grant", "invalid_request", "temporarily_unavailable", "unsupported_grant_type"]
+    error_description: str
+    code: Literal[
+        "invalid_credentials",
+        "invalid_grant",
+        "invalid_request",
+        "payload_too_large",
+        "rate_limited",
+        "unsupported_grant_type",
+    ]
+
+
+_TEXT: Mapping[str, Any] = {"type": "string"}
+_SECONDS: Mapping[str, Any] = {"type": "integer", "minimum": 0}
+_JOB_ID = Parameter("id", "path", "The job's `request_id`.", _TEXT)
+_WAIT = Parameter("wait", "query", "Seconds to wait for the result, up to `server.max_wait`.", _SECONDS)
+_PREFER = Parameter("Prefer", "header", "`wait=N` (RFC 7240): as the query parameter, which goes before it.", _TEXT)
+_RESOLUTION = Parameter(
+    "X-Resolution",
+    "header",
+    "The mode of models that have several.",
+    {"type": "string", "enum": ["tiny", "small", "base", "large", "gundam"]},
+)
+_SUBMIT_PARAMETERS = (
+    Parameter(
+        "X-Client-ID",
+        "header",
+        "A label of your own, kept with the job; jobs can be listed by it.",
+        {"type": "string", "minLength": 1, "maxLength": 128},
+    ),
+    Parameter(
+        "X-Priority",
+        "header",
+        "How soon; the role caps it. Without it: normal.",
+        {"type": "string", "enum": ["high", "normal", "low"]},
+    ),
+    _PREFER,
+    _WAIT,
+)
+
+
+def _query_of(model: type[BaseModel], note: str) -> tuple[Parameter, ...]:
+    """A model's fields as query parameters. ``null`` is left out: in a query a field is there or it is not."""
+    found = []
+    for name, schema in model.model_json_schema()["properties"].items():
+        described = {"anyOf": [kind for kind in schema["anyOf"] if kind.get("type") != "null"]}
+        shape = described["anyOf"][0] if len(described["anyOf"]) == 1 else described
+        found.append(Parameter(name, "query", f"{schema.get('description', '')} {note}".strip(), shape))
+    return tuple(found)
+
+
+def _form_of(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "description": "The document."}
+    return {
+        "type": "object",
+        "properties": {"file": file, **schema["properties"]},
+        "required": ["file"],
+        "additionalProperties": False,
+    }
+
+
+# The media types are no more than customary: the document's type is told from its bytes.
+_DOCUMENTS = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff", "application/pdf")
+_SUBMIT_ANSWERS = (
+    Answer(
+        200,
+        "The job ended within the wait that was asked for; its `status` says how",
+        JobBody,
+        ("Location", "Preference-Applied", *RATE_HEADERS),
+    ),
+    Answer(
+        202,
+        "The job is stored and will be run",
+        Accepted,
+        ("Location", "Preference-Applied", *RATE_HEADERS),
+    ),
+)
+_SUBMIT_PROBLEMS = (
+    "empty_body",
+    "file_missing",
+    "invalid_client_id",
+    "invalid_json",
+    "invalid_priority",
+    "invalid_query",
+    "invalid_request",
+    "invalid_wait",
+    "model_not_found",
+    "no_default_model",
+    "payload_too_large",
+    "priority_not_allowed",
+    "queue_full",
+    "rate_limited",
+    "wrong_task",
+)
+
+OPERATIONS: Operations = {
+    ("GET", "/health"): Operation(
+        tag="service",
+        summary="Whether jobs are accepted",
+        parameters=(
+            Parameter(
+                "detail",
+                "query",
+                "1: with the database, the workers and the models.",
+                {"type": "string", "enum": ["0", "1"]},
+            ),
+        ),
+        answers=(
+            Answer(200, "Jobs are accepted", Health),
+            Answer(503, "No job can be accepted just now", Health, ("Retry-After",)),
+        ),
+        public=True,
+    ),
+    ("POST", "/auth/token"): Operation(
+        tag="service",
+        summary="Get a token",
+        description="The password and refresh grants of OAuth 2.0 (RFC 6749 sections 4.3 and 6).",
+        body={"application/x-www-form-urlencoded": TokenForm},
+        answers=(
+            Answer(200, "A token for requests, and one to get the next with", TokenBody),
+            Answer(400, "The form or what it claims is wrong", TokenError),
+            Answer(413, "The form is too long", TokenError),
+            Answer(429, "Too many wrong passwords for this name", TokenError, ("Retry-After", *RATE_HEADERS)),
+        ),
+        public=True,
+    ),
+    ("POST", "/api/ocr"): Operation(
+        tag="jobs",
+        summary="Submit a document to be read",
+        description=(
+            "Three ways in: JSON with OpenAI-style `messages` that hold the document as a `data:` URL; a form with "
+            "the field `file`; or the document itself as the body. JPEG, PNG, WebP, BMP, TIFF and PDF are read, told "
+            "apart by their bytes."
+        ),
+        parameters=(
+            *_SUBMIT_PARAMETERS,
+            _RESOLUTION,
+            *_query_of(OcrFields, "Only where the body is the document itself."),
+        ),
+        body={
+            "application/json": OcrRequest,
+            "multipart/form-data": _form_of(OcrFields),
+            **{media_type: {} for media_type in _DOCUMENTS},
+            "application/octet-stream": {},
+        },
+        answers=_SUBMIT_ANSWERS,
+        problems=(
+            *_SUBMIT_PROBLEMS,
+            "invalid_base64",
+            "invalid_multipart",
+            "invalid_resolution",
+            "no_file",
+            "several_documents",
+            "unsupported_media_type",
+            "url_not_allowed",
+        ),
+    ),
+    ("POST", "/api/chat"): Operation(
+        tag="jobs",
+        summary="Submit a chat to be answered",
+        description="OpenAI-style `messages`, or `message` with `system` as a shorthand.",
+        parameters=_SUBMIT_PARAMETERS,
+        body={"application/json": ChatRequest},
+        answers=_SUBMIT_ANSWERS,
+        problems=_SUBMIT_PROBLEMS,
+    ),
+    ("GET", "/api/jobs"): Operation(
+        tag="jobs",
+        summary="List your jobs, newest first",
+        description="An admin sees everybody's.",
+        parameters=(
+            Parameter("status", "query", "Only these.", {"type": "string", "enum": [*Status]}),
+            Parameter("model", "query", "Only those of this model.", _TEXT),
+            Parameter("client", "query", "Only those with this `X-Client-ID`.", _TEXT),
+            Parameter("cursor", "query", "`next_cursor` of the list before.", _TEXT),
+            Parameter("limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
+        ),
+        answers=(Answer(200, "Jobs, and where to go on", JobList),),
+        problems=("invalid_cursor", "invalid_query"),
+    ),
+    ("GET", "/api/jobs/{id}"): Operation(
+        tag="jobs",
+        summary="Look a job up, or wait for it",
+        parameters=(_JOB_ID, _PREFER, _WAIT),
+        answers=(Answer(200, "The job, with its result if it is completed", JobBody, ("Preference-Applied",)),),
+        problems=("file_missing", "invalid_wait", "job_not_found"),
+    ),
+    ("DELETE", "/api/jobs/{id}"): Operation(
+        tag="jobs",
+        summary="Cancel a job",
+        description="Final at once, also while the job is processing. To cancel twice is no error.",
+        parameters=(_JOB_ID,),
+        answers=(Answer(200, "The cancelled job", JobBody),),
+        problems=("job_finished", "job_not_found"),
+    ),
+    ("GET", "/admin/models"): Operation(
+        tag="admin",
+        summary="The models, and where they run",
+        answers=(Answer(200, "All models of the configuration", ModelList),),
+        role="admin",
+    ),
+    ("GET", "/admin/queue/{model}"): Operation(
+        tag="admin",
+        summary="A model's queue",
+        parameters=(Parameter("model", "path", "A model's name or alias; slashes may stay as they are.", _TEXT),),
+        answers=(Answer(200, "What waits, what runs, and how the others ended", QueueBody),),
+        problems=("model_not_found",),
+        role="admin",
+    ),
+    ("GET", "/admin/crashes"): Operation(
+        tag="admin",
+        summary="Attempts that ended in a crash, newest first",
+        parameters=(
+            Parameter("since", "query", "Only later ones.", {"type": "string", "format": "date-time"}),
+            Parameter("model", "query", "Only those of this model.", _TEXT),
+            Parameter(
+                "limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+            ),
+        ),
+        answers=(Answer(200, "Crashes", CrashList),),
+        problems=("invalid_query",),
+        role="admin",
+    ),
+    ("GET", "/admin/missing-models"): Operation(
+        tag="admin",
+        summary="Names that were asked for and are no model",
+        answers=(Answer(200, "Names, how often and by whom", MissingModelList),),
+        role="admin",
+    ),
+    ("GET", "/openapi.json"): Operation(
+        tag="service",
+        summary="This document",
+        answers=(Answer(200, "OpenAPI 3.1", {"type": "object"}),),
+        public=True,
+        database=False,
+    ),
+    ("GET", "/docs"): Operation(
+        tag="service",
+        summary="This document as a page to read and to try",
+        answers=(Answer(200, "Swagger UI", {"type": "string"}, media_type="text/html"),),
+        public=True,
+        database=False,
+    ),
+    ("GET", "/docs/openapi.json"): Operation(
+        tag="service",
+        summary="This document in OpenAPI 3.0, for tools that read no later one",
+        answers=(Answer(200, "OpenAPI 3.0", {"type": "object"}),),
+        public=True,
+        database=False,
+    ),
+}

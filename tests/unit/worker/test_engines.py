@@ -1,0 +1,167 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from broker.errors import EngineError, EngineInputError, EngineUnavailable
+from config import OpenaiSettings, SimulatorSettings
+from tests.system import free_port
+from worker.engines.base import Delta, Engine, Request, Result
+from worker.engines.openai import OpenaiEngine
+from worker.engines.simulator import Simulator
+
+CHAT = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0.0}
+
+
+def request(attempt: int = 1, **payload: Any) -> Request:
+    return Request("job", attempt, CHAT | payload)
+
+
+async def run(engine: Engine, request: Request) -> tuple[str, Result | None]:
+    text, result = "", None
+    async for chunk in engine.run(request):
+        if isinstance(chunk, Delta):
+            text += chunk.text
+        if isinstance(chunk, Result):
+            result = chunk
+    return text, result
+
+
+def simulator(**options: Any) -> Simulator:
+    settings = {"tokens_per_second": 10_000, "tokens": 5, "faults": True} | options
+    return Simulator(SimulatorSettings(task="chat", engine="simulator", **settings))
+
+
+async def test_the_simulator_says_that_it_is_one_and_what_it_streams_is_its_result() -> None:
+    text, result = await run(simulator(), request())
+    assert text.startswith("[simulator] ")
+    assert result is not None
+    assert result.value["message"] == {"role": "assistant", "content": text}
+    assert result.value["usage"] == {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
+
+
+async def test_the_simulator_is_deterministic_and_heeds_the_prompt() -> None:
+    again = [await run(simulator(), request()) for _ in range(2)]
+    other, _ = await run(simulator(), request(messages=[{"role": "user", "content": "else"}]))
+    assert again[0] == again[1]
+    assert other != again[0][0]
+
+
+async def test_the_simulator_stops_at_max_tokens() -> None:
+    _, result = await run(simulator(), request(max_tokens=2))
+    assert result is not None
+    assert (result.value["finish_reason"], result.value["usage"]["completion_tokens"]) == ("length", 2)
+
+
+async def test_faults_befall_the_attempts_asked_for_and_only_where_they_are_allowed() -> None:
+    fault = {"simulate": {"fault": "error", "attempts": 1}}
+    with pytest.raises(EngineError):
+        await run(simulator(), request(1, **fault))
+    assert (await run(simulator(), request(2, **fault)))[1] is not None
+    assert (await run(simulator(faults=False), request(1, **fault)))[1] is not None
+
+
+async def test_garbage_ends_without_a_result() -> None:
+    assert (await run(simulator(), request(simulate={"fault": "garbage", "after": 2})))[1] is None
+
+
+@asynccontextmanager
+async def upstream(answer: Callable[[HttpRequest], Awaitable[Response]]) -> AsyncIterator[OpenaiEngine]:
+    """A real HTTP server that answers chat completions, and the engine in front of it."""
+    app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    settings = OpenaiSettings(
+        task="chat", engine="openai", base_url=f"http://127.0.0.1:{port}/v1", model="theirs", timeout=5
+    )
+    engine = OpenaiEngine("ours", settings)
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+        server.should_exit = True
+        await serving
+
+
+def sse(*events: str) -> Response:
+    return Response("".join(f"data: {event}\n\n" for event in events), media_type="text/event-stream")
+
+
+def piece(content: str | None, finish: str | None = None) -> str:
+    import json
+
+    return json.dumps({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": finish}]})
+
+
+async def test_an_upstreams_stream_becomes_the_result() -> None:
+    asked: list[dict[str, Any]] = []
+
+    async def answer(http: HttpRequest) -> Response:
+        asked.append(await http.json())
+        usage = '{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}'
+        return sse(piece("Good "), piece("day"), piece(None, "stop"), usage, "[DONE]")
+
+    async with upstream(answer) as engine:
+        text, result = await run(engine, request(simulate={"fault": "crash"}))
+    assert text == "Good day"
+    assert result is not None
+    assert result.value["message"]["content"] == "Good day"
+    assert result.value["finish_reason"] == "stop"
+    assert result.value["usage"]["total_tokens"] == 3
+    assert (asked[0]["model"], asked[0]["stream"], asked[0]["messages"]) == ("theirs", True, CHAT["messages"])
+    assert "simulate" not in asked[0]
+
+
+async def test_done_without_a_finish_reason_is_a_failure() -> None:
+    async def answer(http: HttpRequest) -> Response:
+        return sse(piece("Good"), "[DONE]")
+
+    async with upstream(answer) as engine:
+        with pytest.raises(EngineError) as failure:
+            await run(engine, request())
+    assert (failure.value.code, failure.value.permanent) == ("answer_cut_off", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, EngineInputError), (422, EngineInputError), (401, EngineInputError), (429, EngineUnavailable)]
+    + [(500, EngineUnavailable), (503, EngineUnavailable)],
+)
+async def test_an_upstreams_refusal_is_permanent_where_asking_again_is_in_vain(
+    status: int, kind: type[EngineError]
+) -> None:
+    async def answer(http: HttpRequest) -> Response:
+        return JSONResponse({"error": {"message": "context too long"}}, status)
+
+    async with upstream(answer) as engine:
+        with pytest.raises(kind, match="context too long"):
+            await run(engine, request())
+
+
+@pytest.mark.parametrize("event", ["{", "[]", '{"error": {"message": "out of memory"}}'])
+async def test_what_is_no_chunk_is_a_failure(event: str) -> None:
+    async def answer(http: HttpRequest) -> Response:
+        return sse(piece("Good"), event)
+
+    async with upstream(answer) as engine:
+        with pytest.raises(EngineError):
+            await run(engine, request())
+
+
+async def test_an_upstream_that_is_not_there_is_named() -> None:
+    port = free_port()
+    settings = OpenaiSettings(task="chat", engine="openai", base_url=f"http://127.0.0.1:{port}/v1")
+    engine = OpenaiEngine("ours", settings)
+    with pytest.raises(EngineUnavailable, match=f"ours at http://127.0.0.1:{port}"):
+        await run(engine, request())
+    await engine.stop()
