@@ -19,6 +19,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # runs unrecorded. Descriptor 9 is the caller's lock: it is held until then even if the caller is killed meanwhile.
 _LAUNCHER = """
 set -eu
+umask 077
 read -r stat < "/proc/$$/stat"
 started=$(set -- $stat && shift 21 && echo "$1")
 printf '{"pid": %s, "started": %s, "boot": "%s"}\\n' "$$" "$started" "$2" > "$1"
@@ -69,12 +70,14 @@ class ProcessRecord:
         except (FileNotFoundError, ProcessLookupError):
             return False
         fields = stat.rpartition(")")[2].split()
-        state, started = fields[0], int(fields[19])
+        state, threads, started = fields[0], int(fields[17]), int(fields[19])
         if (started, boot) != (self.started, self.boot):
             return False
-        if state == "Z":
-            ended(self.pid)
-        return state not in "ZX"
+        if state not in "ZX":
+            return True
+        ended(self.pid)
+        # A killed process is a zombie as soon as its first thread is; the others hold its files and port until then.
+        return threads > 1
 
     def send(self, number: signal.Signals) -> bool:
         """Signals this very process; False when it is gone. Raises PermissionError when it is another user's."""

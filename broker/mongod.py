@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 # Seconds. A journal of many GB takes long to replay; mongod is left running after that and the next call waits on.
 _START_DEADLINE = 90.0
+# For what is just closing the port. All clients would have to learn of another one.
+_PORT_PATIENCE = 1.0
 _LOG_LIMIT = 50 * 2**20
 # WiredTiger preallocates journal files of 100 MB each.
 _SPACE_NEEDED = 400 * 2**20
@@ -79,19 +81,27 @@ class EmbeddedMongod:
         self._lock = self.directory / "lock"
         self._cache = cache or min(0.5, max(0.25, psutil.virtual_memory().total / 2**30 / 8))
 
-    async def ensure(self, *, may_move: bool = True) -> str:
+    async def ensure(self) -> str:
         """The URI, with credentials, of a running primary; starts and sets up what is missing.
 
-        ``may_move``: a port that another program has taken meanwhile is exchanged for a new one, and the URI
-        with it; otherwise that is an error. Raises MongodError.
+        A port that another program has taken meanwhile is exchanged for a new one, and the URI with it.
+        Raises MongodError.
         """
         with self._explained():
             async with self._locked() as lock:
-                deployment = self._load() or self._prepare(await asyncio.to_thread(find_mongod))
-                if not self._alive():
-                    deployment = await self._start(deployment, may_move, lock)
-                await self._set_up(deployment)
-                return deployment.uri
+                return await self._running(lock, may_move=True)
+
+    async def revive(self) -> bool:
+        """Starts it again if it has crashed, and says whether it had. What was stopped stays stopped.
+
+        Always on the same port, as clients have the URI: if that port is taken, this is a MongodError.
+        """
+        with self._explained():
+            async with self._locked() as lock:
+                if not self.crashed():
+                    return False
+                await self._running(lock, may_move=False)
+                return True
 
     async def stop(self, timeout: float = 30.0) -> None:
         """Ends it, if it runs: politely, and after ``timeout`` seconds by force. Keepers leave it stopped."""
@@ -193,6 +203,17 @@ class EmbeddedMongod:
 
     # --- the process
 
+    async def _running(self, lock: int, may_move: bool) -> str:
+        deployment = self._load() or self._prepare(await asyncio.to_thread(find_mongod))
+        if self._alive() and await self._set_up(deployment):
+            return deployment.uri
+        # It was not there, or it was about to end.
+        deployment = await self._start(deployment, may_move, lock)
+        begin = self._log_size()
+        if not await self._set_up(deployment):
+            raise MongodError(f"mongod ended: {last_words(self.log, begin, None)} (log: {self.log}).")
+        return deployment.uri
+
     def _alive(self) -> bool:
         record = ProcessRecord.read(self._record)
         return record is not None and record.alive()
@@ -209,7 +230,7 @@ class EmbeddedMongod:
         if not self._keyfile.exists():
             write_durably(self._keyfile, token_hex(256))
         while True:
-            if taken(deployment.port):
+            if not await self._free(deployment.port):
                 deployment = self._moved(deployment, may_move)
             self._rotate_log()
             begin = self._log_size()
@@ -234,6 +255,12 @@ class EmbeddedMongod:
         if os.access(deployment.binary, os.X_OK):
             return deployment
         return self._changed(deployment, binary=await asyncio.to_thread(find_mongod))
+
+    async def _free(self, port: int) -> bool:
+        async for _ in Polls(_PORT_PATIENCE):
+            if not taken(port):
+                return True
+        return False
 
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.directory).free
@@ -288,22 +315,24 @@ class EmbeddedMongod:
     def _silent(self, pid: int) -> MongodError:
         return MongodError(f"mongod (process {pid}) runs but is not ready yet; see {self.log}, or try again later.")
 
-    async def _set_up(self, deployment: Deployment) -> None:
-        begin = self._log_size()
+    async def _set_up(self, deployment: Deployment) -> bool:
+        """From a mongod that was started to a primary with its user. False when it ended meanwhile."""
         record = ProcessRecord.read(self._record)
         if record is None:
             raise MongodError(f"{self._record} has vanished while mongod was being started; try again.")
         try:
-            if not await until_primary(deployment, record, _START_DEADLINE) and record.alive():
-                raise self._silent(record.pid)
+            if not await until_primary(deployment, record, _START_DEADLINE):
+                if record.alive():
+                    raise self._silent(record.pid)
+                return False
             if not deployment.ready:
                 await create_user(deployment)
                 self._changed(deployment, ready=True)
         except PyMongoError:
             if record.alive():
                 raise
-        if not record.alive():
-            raise MongodError(f"mongod ended: {last_words(self.log, begin, None)} (log: {self.log}).")
+            return False
+        return True
 
 
 class MongodKeeper:
@@ -328,9 +357,8 @@ class MongodKeeper:
             self._mongod.limit_log()
             if self._mongod.crashed():
                 log.warning("the embedded mongod is gone; starting it again")
-                # Clients know the old port: moving would leave them without a database all the same.
-                await self._mongod.ensure(may_move=False)
-                log.warning("the embedded mongod runs again")
+                if await self._mongod.revive():
+                    log.warning("the embedded mongod runs again")
         except (MongodError, OSError) as error:
             log.error("the embedded mongod cannot be kept up: %s", error)
             return False

@@ -21,6 +21,10 @@ _USER = "roundhouse"
 # Below the range from which Linux takes ports for outgoing connections: such a port could be taken at any restart.
 _PORTS = range(20_000, 30_000)
 _UNAUTHORIZED, _ALREADY_INITIALIZED = 13, 23
+# NotYetInitialized, ConfigurationInProgress: mongod still reads its configuration, or is at work on another.
+# It may do so for 30 s after a move, while the program that has its former port leaves it without an answer.
+_PASSING = (94, 109)
+_PATIENCE = 0.1
 
 Client = AsyncMongoClient[dict[str, Any]]
 
@@ -80,12 +84,16 @@ async def until_primary(deployment: Deployment, process: ProcessRecord, deadline
                 continue
             try:
                 hello = await client.admin.command("hello")
+                if hello["isWritablePrimary"]:
+                    return True
+                if hello.get("isreplicaset"):
+                    await _configure(deployment)
             except ConnectionFailure:
                 continue
-            if hello["isWritablePrimary"]:
-                return True
-            if hello.get("isreplicaset"):
-                await _configure(deployment)
+            except OperationFailure as error:
+                if error.code not in _PASSING:
+                    raise
+                await asyncio.sleep(_PATIENCE)
     return False
 
 

@@ -87,7 +87,7 @@ class Registry:
             upsert=True,
         )
 
-    async def missing_models(self) -> list[Mapping[str, Any]]:
+    async def missing_models(self) -> list[dict[str, Any]]:
         """Most wanted first."""
         return [document async for document in self._missing.find().sort("count", -1).limit(MISSING_LIMIT)]
 

@@ -1,7 +1,6 @@
 """The operator's routes: models, queues, crashes, and models that were asked for in vain. Role admin."""
 
 from datetime import UTC, datetime
-from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,7 +20,6 @@ from gateway.schemas import (
     ModelList,
     ModelOnWorker,
     QueueBody,
-    Task,
 )
 
 
@@ -37,7 +35,7 @@ async def models(request: Request) -> Response:
         bodies.append(
             ModelBody(
                 name=name,
-                task=cast(Task, entry.task),
+                task=entry.task,
                 engine=entry.engine,
                 model=entry.model or name,
                 aliases=list(entry.aliases),
@@ -119,5 +117,7 @@ def _since(request: Request) -> datetime | None:
 async def missing_models(request: Request) -> Response:
     require_role(request, "admin")
     found = await context(request).broker.registry.missing_models()
-    bodies = [MissingModel(name=document["_id"], **{k: v for k, v in document.items() if k != "_id"}) for document in found]
+    bodies = [
+        MissingModel(name=document["_id"], **{k: v for k, v in document.items() if k != "_id"}) for document in found
+    ]
     return json_body(MissingModelList(missing_models=bodies))

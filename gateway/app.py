@@ -22,13 +22,13 @@ def create_app(settings: Settings, broker: Broker) -> Starlette:
     """The application; it opens and closes with its lifespan. Raises ConfigError for secrets that will not do."""
     given_jwt, given_password = settings.jwt_secret, settings.admin_password
     tokens = Tokens(
-        jwt_secret(settings.home, given_jwt and given_jwt.get_secret_value()),
+        jwt_secret(settings.home, given_jwt.get_secret_value() if given_jwt else None),
         issuer=settings.auth.issuer,
         audience=settings.auth.audience,
         access_ttl=settings.auth.access_token_ttl,
         refresh_ttl=settings.auth.refresh_token_ttl,
     )
-    password = admin_password(settings.home, given_password and given_password.get_secret_value())
+    password = admin_password(settings.home, given_password.get_secret_value() if given_password else None)
     database = broker.database.handle
     users = Users(database)
     limit = Limit(settings.rate_limit.requests_per_minute, settings.rate_limit.burst)

@@ -1,6 +1,5 @@
 """Request bodies, never longer than they may be."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -46,15 +45,12 @@ async def read_body(request: Request, limit: int, stated: int | None = None) -> 
         return b"".join([chunk async for chunk in chunks])
 
 
-async def parse_json(body: bytes) -> Any:
-    """Raises Problem ``empty_body`` or ``invalid_json`` (NaN, lone surrogates and deep nesting included).
-
-    In a thread, as ten megabytes take long enough to be felt by every other request.
-    """
+def parse_json(body: bytes) -> Any:
+    """Raises Problem ``empty_body`` or ``invalid_json`` (NaN, lone surrogates and deep nesting included)."""
     if not body.strip():
         raise Problem("empty_body", "The request has no body.")
     try:
-        return await asyncio.to_thread(from_json, body, allow_inf_nan=False)
+        return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise Problem("invalid_json", f"The body is not valid JSON: {error}.") from error
 

@@ -75,7 +75,7 @@ def client() -> Client:
 
 def _password(settings: Settings) -> str:
     given = settings.admin_password
-    return admin_password(settings.home, given and given.get_secret_value())
+    return admin_password(settings.home, given.get_secret_value() if given else None)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

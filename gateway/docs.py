@@ -1,17 +1,19 @@
-"""``/docs``: the API as a page (Swagger UI), with everything that it needs served from here."""
+"""``/openapi.json`` and ``/docs``: the API for programs and as a page (Swagger UI), all of it served from here."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
-from swagger_ui_bundle import swagger_ui_path
 
-from gateway.openapi import Schema, document_of
+from gateway.openapi import Schema, document
+from gateway.operations import DESCRIPTION, OPERATIONS, VERSION
 
 # Scripts and styles come from this server only. Style attributes, which Swagger UI writes, cannot run anything.
 _POLICY = "; ".join(
@@ -68,7 +70,7 @@ class Assets(StaticFiles):
     """The files of Swagger UI that the page asks for, and none of the others: its own page loads a stranger's API."""
 
     def __init__(self) -> None:
-        super().__init__(directory=Path(swagger_ui_path))
+        super().__init__(directory=_assets_directory())
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         if path not in _ASSETS:
@@ -76,6 +78,24 @@ class Assets(StaticFiles):
         response = await super().get_response(path, scope)
         response.headers.update({**SECURITY_HEADERS, "Cache-Control": "public, max-age=86400"})
         return response
+
+
+def _assets_directory() -> Path:
+    """Where the package keeps Swagger UI: a folder that is named by its version."""
+    [bundle] = Path(str(files("swagger_ui_bundle"))).glob("vendor/*/swagger-ui-bundle.js")
+    return bundle.parent
+
+
+def document_of(app: Starlette) -> Schema:
+    """The OpenAPI document of an application, made once."""
+    if not hasattr(app.state, "openapi"):
+        app.state.openapi = document(app.routes, OPERATIONS, VERSION, DESCRIPTION)
+    made: Schema = app.state.openapi
+    return made
+
+
+async def openapi(request: Request) -> Response:
+    return JSONResponse(document_of(request.app))
 
 
 async def docs(_: Request) -> Response:
@@ -91,9 +111,10 @@ async def openapi_30(request: Request) -> Response:
 
 
 DOCS_ROUTES: list[BaseRoute] = [
+    Route("/openapi.json", openapi, methods=["GET"]),
     Route("/docs", docs, methods=["GET"]),
     Route("/docs/openapi.json", openapi_30, methods=["GET"]),
-    Mount("/docs/start.js", Route("/", start_script)),
+    Route("/docs/start.js", start_script, methods=["GET"], include_in_schema=False),
     Mount("/docs/assets", Assets(), name="docs-assets"),
 ]
 
@@ -116,6 +137,8 @@ def _schemas_30(value: Any) -> Any:
         return value
     schema = {key: _schemas_30(item) for key, item in value.items()}
     _without_null(schema)
+    if "default" in schema and schema["default"] is None:
+        del schema["default"]
     if "const" in schema:
         schema["enum"] = [schema.pop("const")]
     if isinstance(schema.get("examples"), list):

@@ -5,14 +5,13 @@ import logging
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import cast
 
 from pymongo.errors import PyMongoError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.context import Context, context, json_body
-from gateway.schemas import DatabaseHealth, Health, ModelHealth, Task
+from gateway.schemas import DatabaseHealth, Health, ModelHealth
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ async def _details(gateway: Context) -> dict[str, object]:
         "models": [
             ModelHealth(
                 name=name,
-                task=cast(Task, entry.task),
+                task=entry.task,
                 workers=sum(worker.serves(name) for worker in workers),
                 queued=counts[name][0],
                 processing=counts[name][1],

@@ -1,5 +1,8 @@
 """The client's routes: submit a document or a chat, look a job up, wait for it, cancel it, list one's own."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response
@@ -63,7 +66,12 @@ async def _admit(gateway: Context, principal: Principal, task: str, asked: str |
 
 
 def _new_job(
-    task: str, model: str, principal: Principal, options: SubmitOptions, payload: dict[str, object], file: StoredFile | None
+    task: str,
+    model: str,
+    principal: Principal,
+    options: SubmitOptions,
+    payload: Mapping[str, Any],
+    file: StoredFile | None,
 ) -> NewJob:
     return NewJob(
         task=task,

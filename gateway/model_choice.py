@@ -1,13 +1,15 @@
 """Which model serves a request, and whether it has room."""
 
-from broker.errors import ModelNotFound, QueueFull
+from broker.errors import ModelNotFound
 from broker.registry import Worker, first_available
 from gateway.auth import Principal
 from gateway.context import Context
 from gateway.problems import Problem
 
 
-async def choose_model(gateway: Context, task: str, asked: str | None, principal: Principal, workers: list[Worker]) -> str:
+async def choose_model(
+    gateway: Context, task: str, asked: str | None, principal: Principal, workers: list[Worker]
+) -> str:
     """The model that the request names or, if it names none, the first of ``defaults`` that a worker serves.
 
     Raises ModelNotFound (and remembers what was asked for), or Problem ``wrong_task``, ``no_default_model``.

@@ -7,9 +7,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.problems import MEDIA_TYPE, STATUS
@@ -110,9 +107,9 @@ _PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After", *RATE_HEADE
 
 
 def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, str]]:
-    """(method, path, name) of every route that answers. Mounts hold files and are not described."""
+    """(method, path, name) of every route of the API. Mounts hold files, and are no part of it."""
     for route in routes:
-        if isinstance(route, Route):
+        if isinstance(route, Route) and route.include_in_schema:
             for method in _METHODS:
                 if method in (route.methods or ()):
                     yield method, route.path_format, route.name
@@ -146,22 +143,6 @@ def document(routes: Sequence[BaseRoute], operations: Operations, version: str, 
             },
         },
     }
-
-
-async def openapi(request: Request) -> Response:
-    """The route ``/openapi.json``."""
-    return JSONResponse(document_of(request.app))
-
-
-def document_of(app: Starlette) -> Schema:
-    """The document of an application, made once."""
-    # Here, as the table names the models of every route, and the routes name this function.
-    from gateway.operations import DESCRIPTION, OPERATIONS, VERSION
-
-    if not hasattr(app.state, "openapi"):
-        app.state.openapi = document(app.routes, OPERATIONS, VERSION, DESCRIPTION)
-    made: Schema = app.state.openapi
-    return made
 
 
 class _Schemas:

@@ -11,6 +11,7 @@ from gateway.openapi import RATE_HEADERS, Answer, Operation, Operations, Paramet
 from gateway.payloads import ChatRequest, OcrFields, OcrRequest
 from gateway.schemas import (
     Accepted,
+    Body,
     CrashList,
     Health,
     JobBody,
@@ -26,7 +27,7 @@ Roundhouse keeps model engines warm and runs jobs on them: POST a document or a 
 result. Get a token from `/auth/token` first. Errors are `application/problem+json` with a stable `code`."""
 
 
-class TokenForm(BaseModel):
+class TokenForm(Body):
     """`username` and `password` for the grant `password`, `refresh_token` for the grant of that name."""
 
     grant_type: Literal["password", "refresh_token"] = "password"
@@ -35,7 +36,7 @@ class TokenForm(BaseModel):
     refresh_token: str | None = None
 
 
-class TokenBody(BaseModel):
+class TokenBody(Body):
     access_token: str
     refresh_token: str
     token_type: Literal["bearer"]
@@ -43,7 +44,7 @@ class TokenBody(BaseModel):
     """Seconds that the access token lives."""
 
 
-class TokenError(BaseModel):
+class TokenError(Body):
     """The error format of OAuth 2.0 (RFC 6749 section 5.2), with a stable `code` added."""
 
     error: Literal["invalid_grant", "invalid_request", "temporarily_unavailable", "unsupported_grant_type"]

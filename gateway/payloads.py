@@ -117,7 +117,7 @@ class OcrRequest(Payload):
 
     model: ModelName | None = None
     messages: Annotated[list[OcrMessage], Field(min_length=1, max_length=100)]
-    options: OcrOptions = OcrOptions()
+    options: OcrOptions = Field(default_factory=OcrOptions)
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """As `options.max_tokens`."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -162,7 +162,7 @@ class Sampling(Payload):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 

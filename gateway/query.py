@@ -10,7 +10,7 @@ def integer(request: Request, name: str, *, default: int, least: int, most: int)
     text = request.query_params.get(name)
     if text is None:
         return default
-    # Not int(): it takes «１２» and «1_000», too.
+    # Not int() alone: it takes «1_000» and other scripts' digits, too.
     if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
         raise Problem("invalid_query", f"{name}={text!r} is no whole number from {least} to {most}.")
     return int(text)

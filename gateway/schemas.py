@@ -15,7 +15,7 @@ class Body(BaseModel):
 
 
 class Links(Body):
-    self: str  # type: ignore[assignment]
+    self: str
     """Where the job can be looked up, awaited and cancelled."""
 
 

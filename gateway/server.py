@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
+import uvloop
 
 from broker.broker import Broker
 from broker.parent import die_with_parent
@@ -57,18 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         settings = load_settings()
-        with socket.socket(fileno=options.fd) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with socket.socket(fileno=options.fd) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings, listener))
     except RoundhouseError as error:
         print(f"roundhouse gateway: {error.message}", file=sys.stderr)
         return 1
     return 0
-
-
-def _loop_factory():  # type: ignore[no-untyped-def]
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

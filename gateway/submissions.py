@@ -123,7 +123,7 @@ async def read_chat(request: Request, limit: int = CHAT_LIMIT) -> ChatSubmission
     Raises Problem ``payload_too_large``, ``empty_body``, ``invalid_json`` or ``invalid_request``.
     """
     _check_query(request.query_params, {})
-    chat = validated(ChatRequest, await parse_json(await read_body(request, limit)))
+    chat = validated(ChatRequest, parse_json(await read_body(request, limit)))
     sampling = chat.model_dump(exclude={"model", "messages", "message", "system", "stream"}, exclude_none=True)
     return ChatSubmission(chat.model, {"messages": chat.conversation(), **sampling})
 
@@ -141,7 +141,7 @@ async def read_ocr(request: Request, max_upload: int) -> OcrSubmission:
             _check_query(request.query_params, {})
             limit = max_upload * 4 // 3 + _ENVELOPE
             body = await read_body(request, limit, max_upload)
-            return from_json_request(validated(OcrRequest, await parse_json(body)), max_upload, resolution)
+            return from_json_request(validated(OcrRequest, parse_json(body)), max_upload, resolution)
         case "multipart/form-data":
             _check_query(request.query_params, {})
             return await _read_form(request, max_upload, resolution)

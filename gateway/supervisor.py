@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.daemons import ProcessRecord
 from broker.errors import BrokerError
 from broker.mongod import EmbeddedMongod
-from broker.daemons import ProcessRecord
 from config import Settings
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,9 @@ async def _run_all(settings: Settings, listener: socket.socket) -> None:
             await embedded.stop()
 
 
-def start_detached(settings: Settings, environment: Mapping[str, str] = os.environ) -> tuple[subprocess.Popen[bytes], Path]:
+def start_detached(
+    settings: Settings, environment: Mapping[str, str] = os.environ
+) -> tuple[subprocess.Popen[bytes], Path]:
     """Starts ``up`` in the background; the process and its log."""
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -12,8 +12,6 @@ from gateway.schemas import (
     JobProgress,
     JobSummary,
     Links,
-    Priority,
-    Status,
     Task,
 )
 
@@ -58,10 +56,10 @@ def job_body(job: Job, position: int | None, result: Mapping[str, Any] | None) -
 def accepted(job: Job, position: int | None, workers: int) -> Accepted:
     return Accepted(
         request_id=str(job.id),
-        status=cast(Status, job.status.value),
+        status=job.status.value,
         task=cast(Task, job.task),
         model=job.model,
-        priority=cast(Priority, job.priority.value),
+        priority=job.priority.value,
         position=position,
         workers=workers,
         message=None if workers else f"No worker serves {job.model} just now; the job waits until one does.",

@@ -7,10 +7,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from broker.parent import die_with_parent
-
 from broker.broker import Broker
 from broker.errors import ModelNotFound
+from broker.parent import die_with_parent
 from config import Settings, load_settings
 from config.errors import RoundhouseError
 from worker.engines.factory import build_engines

@@ -195,9 +195,7 @@ async def test_what_is_not_there_is_said_as_a_problem(gateway: Gateway) -> None:
     assert wrong_method.headers["allow"] == "DELETE, GET, HEAD"
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=201", "limit=ten", "limit=1_0", "status=lost", "cursor=nonsense"]
-)
+@pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=ten", "limit=1_0", "status=lost", "cursor=nonsense"])
 async def test_a_list_asked_for_wrongly_is_refused(gateway: Gateway, query: str) -> None:
     status, code = problem_of(await gateway.http.get(f"/api/jobs?{query}"))
     assert (status, code) in [(400, "invalid_query"), (400, "invalid_cursor")]

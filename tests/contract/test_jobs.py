@@ -66,9 +66,7 @@ async def test_each_way_of_sending_a_document_returns_the_same_text(gateway: Gat
     responses = [
         await gateway.http.post("/api/ocr", headers=wait, json={"messages": [{"role": "user", "content": content}]}),
         await gateway.http.post("/api/ocr", headers=wait, files={"file": ("letter.pdf", document)}),
-        await gateway.http.post(
-            "/api/ocr", headers=wait | {"Content-Type": "application/pdf"}, content=document
-        ),
+        await gateway.http.post("/api/ocr", headers=wait | {"Content-Type": "application/pdf"}, content=document),
     ]
     results = [response.json()["result"] for response in responses]
     assert [response.status_code for response in responses] == [200, 200, 200]

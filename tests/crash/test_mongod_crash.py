@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -88,8 +87,8 @@ async def mongod(tmp_path: Path) -> AsyncIterator[EmbeddedMongod]:
     assert mongods(tmp_path) == []
 
 
-def state(home: Path) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads((home / "mongod/mongod.json").read_text())
+def state(mongod: EmbeddedMongod) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((mongod.directory / "mongod.json").read_text())
     return fields
 
 
@@ -107,6 +106,17 @@ def kill(mongod: EmbeddedMongod) -> None:
     pid = mongod.status().pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
+
+
+async def gone(mongod: EmbeddedMongod) -> None:
+    """Killed, and no longer there."""
+    record = ProcessRecord.read(mongod.directory / "process.json")
+    assert record is not None
+    kill(mongod)
+    async for _ in Polls(10):
+        if not record.alive():
+            return
+    raise AssertionError(f"process {record.pid} outlives SIGKILL")
 
 
 async def test_mongod_starts_once_and_is_found_again(mongod: EmbeddedMongod, tmp_path: Path) -> None:
@@ -153,26 +163,28 @@ async def test_mongod_killed_comes_back_with_its_data_at_its_address(mongod: Emb
     assert mongods(tmp_path) == [mongod.status().pid]
 
 
+BEFORE_MONGOD = [
+    ("mongod", "free_port", "before", 1),
+    ("mongod", "write_durably", "before", 1),
+    ("mongod", "write_durably", "after", 1),
+    ("mongod", "launch", "before", 1),
+]
+WITH_MONGOD = [
+    ("mongod", "launch", "after", 1),
+    ("mongod", "until_primary", "before", 1),
+    ("mongodset", "_initiate", "before", 1),
+    ("mongodset", "_initiate", "after", 1),
+    ("mongod", "create_user", "before", 1),
+    ("mongod", "create_user", "after", 1),
+    ("mongodset", "write_durably", "before", 2),
+    ("mongodset", "write_durably", "after", 2),
+]
+
+
 @pytest.mark.parametrize(
-    ("module", "name", "when", "count"),
-    [
-        ("mongod", "free_port", "before", 1),
-        ("mongod", "write_durably", "before", 1),
-        ("mongod", "write_durably", "after", 1),
-        ("mongod", "launch", "before", 1),
-        ("mongod", "launch", "after", 1),
-        ("mongod", "until_primary", "before", 1),
-        ("mongodset", "_initiate", "before", 1),
-        ("mongodset", "_initiate", "after", 1),
-        ("mongod", "create_user", "before", 1),
-        ("mongod", "create_user", "after", 1),
-        ("mongodset", "write_durably", "before", 1),
-        ("mongodset", "write_durably", "after", 1),
-        ("mongodset", "write_durably", "before", 2),
-        ("mongodset", "write_durably", "after", 2),
-    ],
+    ("module", "name", "when", "count", "mongod_too"),
+    [(*step, False) for step in BEFORE_MONGOD + WITH_MONGOD] + [(*step, True) for step in WITH_MONGOD],
 )
-@pytest.mark.parametrize("mongod_too", [False, True])
 async def test_a_set_up_killed_between_two_steps_is_completed_by_the_next(
     mongod: EmbeddedMongod, tmp_path: Path, module: str, name: str, when: str, count: int, mongod_too: bool
 ) -> None:
@@ -208,45 +220,55 @@ async def test_a_set_up_killed_at_any_moment_again_and_again_ends_well(mongod: E
     assert mongods(tmp_path) == [mongod.status().pid]
 
 
+class Squatter:
+    """Another program on a port: it hangs up on whoever calls."""
+
+    def __init__(self) -> None:
+        self._server: asyncio.Server | None = None
+
+    async def take(self, port: int) -> None:
+        self._server = await asyncio.start_server(self._hang_up, "127.0.0.1", port)
+
+    async def leave(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _hang_up(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+
 @pytest.fixture
-def squatter() -> Iterator[socket.socket]:
-    """Another program's socket. It listens once it is bound."""
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        yield other
-
-
-def squat(squatter: socket.socket, port: int) -> None:
-    squatter.bind(("127.0.0.1", port))
-    squatter.listen()
+async def squatter() -> AsyncIterator[Squatter]:
+    squatter = Squatter()
+    yield squatter
+    await squatter.leave()
 
 
 @pytest.mark.parametrize("step", ["write_durably", "create_user"])
 async def test_a_port_lost_during_the_first_set_up_is_exchanged(
-    mongod: EmbeddedMongod, tmp_path: Path, squatter: socket.socket, step: str
+    mongod: EmbeddedMongod, tmp_path: Path, squatter: Squatter, step: str
 ) -> None:
     process = python(KILLED_AT, tmp_path, "mongod", step, "before", 1)
     await asyncio.to_thread(process.communicate)
     if step == "create_user":
-        kill(mongod)
-        async for _ in Polls(10):
-            if not mongod.status().running:
-                break
-    lost = state(tmp_path)["port"]
-    squat(squatter, lost)
-    uri = await mongod.ensure(may_move=False)
+        await gone(mongod)
+    lost = state(mongod)["port"]
+    await squatter.take(lost)
+    uri = await mongod.ensure()
     assert mongod.status().port != lost
     await store(uri, text="kept")
     assert await stored(uri) == ["kept"]
 
 
 async def test_a_mongod_whose_port_was_taken_moves_and_keeps_its_data(
-    mongod: EmbeddedMongod, tmp_path: Path, squatter: socket.socket
+    mongod: EmbeddedMongod, tmp_path: Path, squatter: Squatter
 ) -> None:
     former = await mongod.ensure()
     await store(former, text="kept")
     await mongod.stop()
-    squat(squatter, state(tmp_path)["port"])
+    await squatter.take(state(mongod)["port"])
     uri = await mongod.ensure()
     assert uri != former
     assert await stored(uri) == ["kept"]
@@ -256,43 +278,53 @@ async def test_a_mongod_whose_port_was_taken_moves_and_keeps_its_data(
 
 
 async def test_a_move_cut_short_by_a_kill_is_completed(
-    mongod: EmbeddedMongod, tmp_path: Path, squatter: socket.socket
+    mongod: EmbeddedMongod, tmp_path: Path, squatter: Squatter
 ) -> None:
     await store(await mongod.ensure(), text="kept")
     await mongod.stop()
-    squat(squatter, state(tmp_path)["port"])
+    await squatter.take(state(mongod)["port"])
     process = python(KILLED_AT, tmp_path, "mongod", "until_primary", "before", 1)
     await asyncio.to_thread(process.communicate)
     assert process.returncode == -signal.SIGKILL
     assert await stored(await mongod.ensure()) == ["kept"]
 
 
-async def test_where_it_may_not_move_a_taken_port_is_named_with_the_file(
-    mongod: EmbeddedMongod, tmp_path: Path, squatter: socket.socket
+async def test_a_revived_mongod_does_not_move_but_names_the_taken_port_and_the_file(
+    mongod: EmbeddedMongod, squatter: Squatter
 ) -> None:
     uri = await mongod.ensure()
-    await mongod.stop()
-    port = state(tmp_path)["port"]
-    squat(squatter, port)
+    port = state(mongod)["port"]
+    assert not await mongod.revive()
+    await gone(mongod)
+    await squatter.take(port)
     with pytest.raises(MongodError, match=rf"port {port}, which mongod needs \(.*mongod\.json\)"):
-        await mongod.ensure(may_move=False)
-    squatter.close()
-    assert await mongod.ensure(may_move=False) == uri
+        await mongod.revive()
+    await squatter.leave()
+    assert await mongod.revive()
+    assert await mongod.ensure() == uri
 
 
-async def test_a_pid_that_now_is_another_program_is_spared(mongod: EmbeddedMongod, tmp_path: Path) -> None:
+@pytest.fixture
+def innocent() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that has nothing to do with us."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_pid_that_now_is_another_program_is_spared(
+    mongod: EmbeddedMongod, innocent: "subprocess.Popen[bytes]"
+) -> None:
     uri = await mongod.ensure()
-    kill(mongod)
-    path = tmp_path / "mongod/process.json"
-    fields = json.loads(path.read_text())
-    with subprocess.Popen(["sleep", "600"]) as innocent:
-        path.write_text(json.dumps(fields | {"pid": innocent.pid}))
-        assert await mongod.ensure() == uri
-        await mongod.stop()
-        path.write_text(json.dumps(fields | {"pid": innocent.pid}))
-        await mongod.stop()
-        assert innocent.poll() is None
-        innocent.kill()
+    path = mongod.directory / "process.json"
+    stale = json.dumps(json.loads(path.read_text()) | {"pid": innocent.pid})
+    await gone(mongod)
+    path.write_text(stale)
+    assert await mongod.ensure() == uri
+    await mongod.stop()
+    path.write_text(stale)
+    await mongod.stop()
+    assert innocent.poll() is None
 
 
 async def test_a_mongod_without_its_record_is_not_joined_by_a_second_one(
@@ -332,9 +364,8 @@ async def test_the_keeper_starts_what_was_killed_and_leaves_what_was_stopped(mon
     assert (after.pid, after.port) != (before.pid, before.port)
     assert after.port == before.port
     await mongod.stop()
-    looks = MongodKeeper(mongod, interval=0.001)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(looks.run(), 0.5)
+        await asyncio.wait_for(MongodKeeper(mongod, interval=0.001).run(), 0.5)
     assert not mongod.status().running
     for keeper in keepers:
         assert not keeper.done()
@@ -343,24 +374,19 @@ async def test_the_keeper_starts_what_was_killed_and_leaves_what_was_stopped(mon
 
 
 async def test_the_keeper_goes_on_trying_while_the_port_is_taken(
-    mongod: EmbeddedMongod, squatter: socket.socket, caplog: pytest.LogCaptureFixture
+    mongod: EmbeddedMongod, squatter: Squatter, caplog: pytest.LogCaptureFixture
 ) -> None:
     uri = await mongod.ensure()
-    record = ProcessRecord.read(mongod.directory / "process.json")
     port = mongod.status().port
-    assert record is not None
     assert port is not None
-    kill(mongod)
-    async for _ in Polls(10):
-        if not record.alive():
-            break
-    squat(squatter, port)
+    await gone(mongod)
+    await squatter.take(port)
     keeper = asyncio.create_task(MongodKeeper(mongod, interval=0.05).run())
     async for _ in Polls(10):
         if "cannot be kept up" in caplog.text:
             break
     assert f"Another program has taken port {port}" in caplog.text
-    squatter.close()
+    await squatter.leave()
     async for _ in Polls(10):
         if mongod.status().running:
             break

@@ -37,9 +37,7 @@ async def test_a_file_comes_back_as_it_was_and_is_gone_when_deleted(store: Datab
         await files.get(stored.id)
 
 
-async def test_only_old_files_that_no_job_refers_to_are_swept(
-    store: Database, queue: JobQueue, new_job: Make
-) -> None:
+async def test_only_old_files_that_no_job_refers_to_are_swept(store: Database, queue: JobQueue, new_job: Make) -> None:
     from dataclasses import replace
 
     files = FileStore(store)

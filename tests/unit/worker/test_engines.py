@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from broker.errors import EngineError, EngineInputError, EngineUnavailable
 from config import OpenaiSettings, SimulatorSettings
+from tests.conditions import eventually
 from tests.system import free_port
 from worker.engines.base import Delta, Engine, Request, Result
 from worker.engines.openai import OpenaiEngine
@@ -72,6 +73,10 @@ async def test_garbage_ends_without_a_result() -> None:
     assert (await run(simulator(), request(simulate={"fault": "garbage", "after": 2})))[1] is None
 
 
+async def _is_true(value: bool) -> bool:
+    return value
+
+
 @asynccontextmanager
 async def upstream(answer: Callable[[HttpRequest], Awaitable[Response]]) -> AsyncIterator[OpenaiEngine]:
     """A real HTTP server that answers chat completions, and the engine in front of it."""
@@ -79,8 +84,7 @@ async def upstream(answer: Callable[[HttpRequest], Awaitable[Response]]) -> Asyn
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: _is_true(server.started))
     settings = OpenaiSettings(
         task="chat", engine="openai", base_url=f"http://127.0.0.1:{port}/v1", model="theirs", timeout=5
     )
@@ -134,8 +138,14 @@ async def test_done_without_a_finish_reason_is_a_failure() -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, EngineInputError), (422, EngineInputError), (401, EngineInputError), (429, EngineUnavailable)]
-    + [(500, EngineUnavailable), (503, EngineUnavailable)],
+    [
+        (400, EngineInputError),
+        (422, EngineInputError),
+        (401, EngineInputError),
+        (429, EngineUnavailable),
+        (500, EngineUnavailable),
+        (503, EngineUnavailable),
+    ],
 )
 async def test_an_upstreams_refusal_is_permanent_where_asking_again_is_in_vain(
     status: int, kind: type[EngineError]

@@ -1,0 +1,62 @@
+"""Group commit: writes that wait at the same time go to the database in one command.
+
+A lone write goes at once, so nothing is slower when idle; under load each command carries all that came while the one
+before was under way, and the cost of a durable write is shared.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class GroupCommit(Generic[Item, Outcome]):
+    """``write`` takes up to ``most`` items and returns an outcome for each, in order.
+
+    An outcome that is an exception is raised where its item was put. What ``write`` itself raises befalls its whole
+    batch. ``lanes``: how many commands may be under way at once.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | Exception]]],
+        *,
+        most: int = 500,
+        lanes: int = 1,
+    ) -> None:
+        self._write = write
+        self._most = most
+        self._lanes = lanes
+        self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def put(self, item: Item) -> Outcome:
+        """Writes ``item`` along with others; its outcome. Cancelling the caller does not take the write back."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if len(self._writers) < self._lanes:
+            writer = asyncio.create_task(self._run())
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+        return await future
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            try:
+                outcomes = await self._write([item for item, _ in batch])
+            except Exception as error:  # noqa: BLE001 - raised again where each item was put
+                outcomes = [error] * len(batch)
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                _settle(future, outcome)
+
+
+def _settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
+    if future.done():  # its caller has gone
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
