@@ -1,5 +1,6 @@
 """The connection to MongoDB, the collections, and their indexes."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
@@ -9,7 +10,12 @@ from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
+
+log = logging.getLogger(__name__)
+
+_UNAUTHORIZED = 13
 
 Collection = AsyncCollection[dict[str, Any]]
 
@@ -122,8 +128,17 @@ async def _ensure_ttl(collection: Collection, field: str, seconds: float) -> Non
     name = f"ttl_{field}"
     existing = await collection.index_information()
     if name in existing and existing[name].get("expireAfterSeconds") != int(seconds):
-        await collection.database.command(
-            {"collMod": collection.name, "index": {"name": name, "expireAfterSeconds": int(seconds)}}
-        )
+        await _change_ttl(collection, name, int(seconds))
     else:
         await collection.create_index([(field, 1)], name=name, expireAfterSeconds=int(seconds))
+
+
+async def _change_ttl(collection: Collection, index: str, seconds: int) -> None:
+    change = {"collMod": collection.name, "index": {"name": index, "expireAfterSeconds": seconds}}
+    try:
+        await collection.database.command(change)
+    except OperationFailure as error:
+        if error.code != _UNAUTHORIZED:
+            raise
+        # The database's user may not have the role for it (dbAdmin). Nothing but the old lifetime comes of that.
+        log.warning("the retention of %s cannot be changed: %s", collection.name, error)

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.errors import ModelNotFound
-from broker.registry import Worker
+from broker.registry import ModelState, Worker
 from gateway.auth import require_role
 from gateway.context import context, json_body
 from gateway.problems import Problem
@@ -55,10 +55,20 @@ async def models(request: Request) -> Response:
 
 def _on_workers(model: str, workers: list[Worker]) -> list[ModelOnWorker]:
     return [
-        ModelOnWorker(worker=worker.id, host=worker.host, pid=worker.pid, ready=worker.serves(model), state=known.state)
+        ModelOnWorker(
+            worker=worker.id,
+            host=worker.host,
+            pid=worker.pid,
+            ready=worker.serves(model),
+            state=_state_on(worker, known),
+        )
         for worker in workers
         if (known := worker.models.get(model)) is not None
     ]
+
+
+def _state_on(worker: Worker, known: ModelState) -> str:
+    return "draining" if worker.draining and known.ready else known.state
 
 
 def _state(model: str, workers: list[Worker]) -> str:

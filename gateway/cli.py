@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any, NoReturn, ParamSpec
 import click
 from pymongo.errors import PyMongoError
 
+from broker import logs
 from broker.broker import database_uri
 from broker.database import connect
 from config import Settings, load_settings
@@ -46,7 +46,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _fail(message: str) -> NoReturn:
-    click.echo(f"roundhouse: {message}", err=True)
+    click.echo(f"roundhouse: {terminal.plain(message)}", err=True)
     sys.exit(1)
 
 
@@ -97,7 +97,7 @@ def up(detach: bool) -> None:
     if detach:
         _up_detached(settings)
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     click.echo(f"Roundhouse starts on {base_url(settings)}; stop it by Ctrl-C (twice to hurry).", err=True)
     asyncio.run(supervisor.up(settings))
 
@@ -138,7 +138,7 @@ def down() -> None:
 @reports_errors
 def gateway() -> None:
     """Run only the gateways, in the foreground."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     settings = load_settings()
     asyncio.run(supervisor.gateways(settings))
 
@@ -164,13 +164,15 @@ def submit(
     """Submit a document, wait, and print its text."""
     with client() as api:
         job = _read(api, file, model, priority, client_id)
-    text = json.dumps(job, indent=2, ensure_ascii=False) if as_json else str((job["result"] or {}).get("text", ""))
     if job["status"] != "completed" and not as_json:
         _fail_job(job)
-    if output is None:
-        click.echo(text)
-    else:
+    text = json.dumps(job, indent=2, ensure_ascii=False) if as_json else str(job["result"]["text"])
+    if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
+    elif as_json:
+        terminal.show(job, True, terminal.fields_table)
+    else:
+        terminal.print_text(text)
     if job["status"] != "completed":
         sys.exit(1)
 
@@ -178,7 +180,7 @@ def submit(
 def _read(api: Client, file: Path, model: str | None, priority: str | None, label: str | None) -> Mapping[str, Any]:
     accepted = api.submit_document(file, model=model, priority=priority, client=label)
     if accepted.get("message"):
-        click.echo(f"roundhouse: {accepted['message']}", err=True)
+        click.echo(f"roundhouse: {terminal.plain(accepted['message'])}", err=True)
     with terminal.job_progress(file.name) as show:
         try:
             return api.wait(accepted["request_id"], show)

@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute, Route
 from gateway import admin, jobs
 from gateway.auth import grant_token
 from gateway.context import context
+from gateway.docs import DOCS_ROUTES
 from gateway.health import health
 
 
@@ -27,4 +28,5 @@ ROUTES: list[BaseRoute] = [
     Route("/admin/queue/{model:path}", admin.queue, methods=["GET"]),
     Route("/admin/crashes", admin.crashes, methods=["GET"]),
     Route("/admin/missing-models", admin.missing_models, methods=["GET"]),
+    *DOCS_ROUTES,
 ]

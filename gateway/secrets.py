@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from broker.home import private_directory
 from config.errors import ConfigError
 
 MIN_JWT_SECRET = 32
@@ -59,7 +60,7 @@ def kept_secret(path: Path, generate: Callable[[], str]) -> str:
         return _read(path)
     except FileNotFoundError:
         pass
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_directory(path.parent.parent, path.parent.name)
     with _locked(path.parent):
         if not path.exists():
             _write(path, generate())

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -12,6 +11,7 @@ from types import FrameType
 import uvicorn
 import uvloop
 
+from broker import logs
 from broker.broker import Broker
 from broker.parent import die_with_parent
 from config import Settings, load_settings
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fd", type=int, required=True, help="the listening socket's file descriptor")
     options = parser.parse_args(arguments)
     die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         settings = load_settings()

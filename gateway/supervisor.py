@@ -20,6 +20,7 @@ from pathlib import Path
 
 from broker.daemons import ProcessRecord
 from broker.errors import BrokerError
+from broker.home import private_directory
 from broker.mongod import EmbeddedMongod
 from config import Settings
 
@@ -133,8 +134,7 @@ async def supervise(settings: Settings, children: Sequence[Child]) -> None:
 
 async def up(settings: Settings, *, gateway: bool = True, worker: bool = True) -> None:
     """The whole system in the foreground. Raises SupervisorError where it runs already or the port is taken."""
-    run = settings.home / "run"
-    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    run = private_directory(settings.home, "run")
     record = run / "up.json"
     with _alone(run, settings.home), listen(settings.server.host, settings.server.port) as listener:
         ProcessRecord.current().write(record)
@@ -170,9 +170,7 @@ def start_detached(
     settings: Settings, environment: Mapping[str, str] = os.environ
 ) -> tuple[subprocess.Popen[bytes], Path]:
     """Starts ``up`` in the background; the process and its log."""
-    logs = settings.home / "logs"
-    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = logs / "roundhouse.log"
+    path = private_directory(settings.home, "logs") / "roundhouse.log"
     with path.open("ab") as log_file:
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway.cli", "up"],

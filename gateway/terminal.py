@@ -67,8 +67,8 @@ def _cell(value: object, style: str = "") -> Text:
 
 
 def _lively(console: Console) -> bool:
-    # Not console.is_terminal, which FORCE_COLOR makes true of a file.
-    return sys.stderr.isatty() and not console.is_dumb_terminal
+    # Not console.is_terminal, which FORCE_COLOR makes true of a file; and the spinner is drawn in Braille.
+    return sys.stderr.isatty() and not console.is_dumb_terminal and "utf" in console.encoding
 
 
 def _say(line: str) -> None:
@@ -240,8 +240,7 @@ def show_findings(findings: Sequence[Finding], as_json: bool) -> None:
         return
     console = _console()
     for finding in findings:
-        level = _cell(f"{finding.level:<9}", _LEVELS[finding.level])
-        level.pad_right(9 - len(level.plain))
+        level = Text(f"{finding.level:<9}", _LEVELS[finding.level])
         console.print(level + _cell(f"{finding.name}: {finding.message}"), soft_wrap=True)
         if finding.hint:
             console.print(Text(" " * 9) + _cell(finding.hint, "bold"), soft_wrap=True)
@@ -269,7 +268,7 @@ documentation   {url}/docs
 user            admin
 password        {"what you set as ADMIN_PASSWORD" if given else f"in {_near(password_file)}"}
 
-Next, a file of your own (the first line is for a token, good for an hour or as the configuration says):
+Next, a file of your own:
 
 {token_command(url, None if given else password_file)}
 curl -H "Authorization: Bearer $TOKEN" -F file=@your.pdf "{url}/api/ocr?wait=60"
@@ -293,7 +292,7 @@ def token_command(url: str, password_file: Path | None) -> str:
         source = f"tr -d '\\n' < {shlex.quote(_near(password_file))}"
     form = "-d grant_type=password -d username=admin --data-urlencode password@-"
     pick = """python3 -c 'import json, sys; print(json.load(sys.stdin)["access_token"])'"""
-    return f"TOKEN=$({source} | curl -sS {form} {url}/auth/token | {pick})"
+    return f"TOKEN=$({source} | curl -fsS {form} {url}/auth/token | {pick})"
 
 
 def _command() -> str:

@@ -43,16 +43,20 @@ class System:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.http.close()
-        for process in self._processes:
-            end(process)
+        self.close()
         if error is not None:
             for log in sorted(self.home.glob("*.log")):
                 print(f"---- {log.name}\n{log.read_text()[-4000:]}")
 
+    def close(self) -> None:
+        """Ends every process that was started."""
+        self.http.close()
+        while self._processes:
+            end(self._processes.pop())
+
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """Starts ``roundhouse COMMAND`` in a process group of its own."""
-        log = self.home / f"{command[0]}-{len(self._processes)}.log"
+        log = self.home / f"{len(self._processes)}-{command[0]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "gateway.cli", *command],

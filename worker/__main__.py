@@ -2,11 +2,11 @@
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Sequence
 
+from broker import logs
 from broker.broker import Broker
 from broker.errors import ModelNotFound
 from broker.parent import die_with_parent
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.supervised:
         die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     try:
         settings = load_settings()
         only = [_resolve(settings, name) for name in options.models.split(",")] if options.models else None

@@ -1,8 +1,10 @@
 """The main path under ``kill -9``: real processes, and the same job completes."""
 
+import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.mongod import EmbeddedMongod
+from tests.deployments import default_config
 from tests.system import System, kill
 
 LETTER = Path(__file__).parents[2] / "samples" / "letter.pdf"
@@ -116,8 +119,6 @@ def test_a_terminated_worker_finishes_what_it_can(system: System) -> None:
 
 
 def test_a_second_sigterm_stops_a_worker_at_once(tmp_path: Path, mongod_uri: str, database: Any) -> None:
-    from tests.deployments import default_config
-
     config = default_config()
     config["queue"]["drain_timeout"] = 600
     with System(tmp_path, mongod_uri, database.name, config) as system:
@@ -134,8 +135,10 @@ def test_a_second_sigterm_stops_a_worker_at_once(tmp_path: Path, mongod_uri: str
 
 
 def _until_draining(system: System) -> None:
-    while system.http.get("/admin/models").json()["models"][1]["state"] == "ready":
-        pass
+    deadline = time.monotonic() + 30
+    while "draining" not in {model["state"] for model in system.http.get("/admin/models").json()["models"]}:
+        assert time.monotonic() < deadline, "the worker did not drain"
+        time.sleep(0.05)
 
 
 def test_mongod_killed_in_mid_job_loses_nothing(tmp_path: Path) -> None:
@@ -158,9 +161,7 @@ def test_mongod_killed_in_mid_job_loses_nothing(tmp_path: Path) -> None:
             assert system.job(done["request_id"])["result"] == done["result"]
             assert system.http.post("/api/chat?wait=30", json={"message": "after"}).json()["status"] == "completed"
         finally:
-            system.__exit__(None, None, None)
-            import asyncio
-
+            system.close()
             asyncio.run(EmbeddedMongod(home).stop())
 
 

@@ -46,9 +46,7 @@ def test_a_file_that_says_nothing_means_the_defaults(load: Load, tmp_path: Path,
 
 
 def test_a_model_entry_has_its_engines_keys_and_the_common_ones(load: Load) -> None:
-    settings = load(
-        model("task: ocr", "engine: tesseract", "languages: [eng, chi_sim, script/Latin]", "timeout: 5m")
-    )
+    settings = load(model("task: ocr", "engine: tesseract", "languages: [eng, chi_sim, script/Latin]", "timeout: 5m"))
     entry = settings.models["m"]
     assert isinstance(entry, TesseractSettings)
     assert (entry.languages, entry.dpi, entry.max_pages) == (["eng", "chi_sim", "script/Latin"], 300, 500)
@@ -57,9 +55,7 @@ def test_a_model_entry_has_its_engines_keys_and_the_common_ones(load: Load) -> N
 
 
 def test_numbers_among_arguments_and_variables_become_text(load: Load) -> None:
-    entry = load(
-        model("task: chat", "engine: vllm", "args: [--seed, 7]", "env: {OMP_NUM_THREADS: 4}")
-    ).models["m"]
+    entry = load(model("task: chat", "engine: vllm", "args: [--seed, 7]", "env: {OMP_NUM_THREADS: 4}")).models["m"]
     assert isinstance(entry, VllmSettings)
     assert (entry.args, entry.env) == (["--seed", "7"], {"OMP_NUM_THREADS": "4"})
 
@@ -151,14 +147,11 @@ models:
         (['model: ""'], "5: models.m.model: may not be empty"),
         (
             ["description: ${env:NO}"],
-            "5: models.m.description: the environment variable NO is not set: set it,"
-            " or write ${env:NO:-default}",
+            "5: models.m.description: the environment variable NO is not set: set it, or write ${env:NO:-default}",
         ),
     ],
 )
-def test_a_wrong_key_is_named_with_its_path_and_line(
-    refusal: Refusal, lines: list[str], problem: str
-) -> None:
+def test_a_wrong_key_is_named_with_its_path_and_line(refusal: Refusal, lines: list[str], problem: str) -> None:
     assert refusal(model("task: chat", "engine: simulator", *lines)) == [f"config.yaml:{problem}"]
 
 
@@ -177,8 +170,7 @@ def test_a_wrong_key_is_named_with_its_path_and_line(
         (model("task: chat"), "2: models.m.engine: missing: one of tesseract, openai, simulator, vllm"),
         (
             model("task: chat", "engine: vlm"),
-            "4: models.m.engine: unknown engine (did you mean vllm?): one of"
-            " tesseract, openai, simulator, vllm",
+            "4: models.m.engine: unknown engine (did you mean vllm?): one of tesseract, openai, simulator, vllm",
         ),
         (model("task: chat", "engine: openai"), "2: models.m.base_url: missing"),
         ("models:\n  m:\n", "2: models.m: expected a mapping, got nothing"),
@@ -216,14 +208,10 @@ def test_a_model_needs_a_name_that_fits_into_a_url(refusal: Refusal, name: str) 
 @pytest.mark.parametrize("code", ["eng+deu", "../x", "-l", "/etc/x", "a b", "eng\\n"])
 def test_a_language_cannot_be_an_option_or_a_path(refusal: Refusal, code: str) -> None:
     [problem] = refusal(model("task: ocr", "engine: tesseract", f'languages: ["{code}"]'))
-    assert problem.startswith(
-        "config.yaml:5: models.m.languages[0]: expected one of Tesseract's language codes"
-    )
+    assert problem.startswith("config.yaml:5: models.m.languages[0]: expected one of Tesseract's language codes")
 
 
-@pytest.mark.parametrize(
-    "url", ["h:11434/v1", "ftp://h", "http://u:hunter2@h/v1", "http://h/?key=hunter2", "http://"]
-)
+@pytest.mark.parametrize("url", ["h:11434/v1", "ftp://h", "http://u:hunter2@h/v1", "http://h/?key=hunter2", "http://"])
 def test_an_upstream_needs_a_plain_address(refusal: Refusal, url: str) -> None:
     [problem] = refusal(model("task: chat", "engine: openai", f'base_url: "{url}"'))
     assert problem == (
@@ -316,9 +304,7 @@ def test_settings_made_without_a_file_are_checked_too(load: Load) -> None:
         Settings.model_validate(sections | {"defaults": {"ocr": ["m"]}})
 
 
-def test_a_file_in_another_directory_is_named_in_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_another_directory_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "other.yaml").write_text("a: 1")
@@ -348,9 +334,7 @@ def test_the_path_given_wins_over_the_variable_and_that_over_the_working_directo
     assert load_settings(None, {}).server.port == 1
 
 
-def test_without_a_file_the_error_says_where_it_was_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_file_the_error_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("config.loader.__file__", str(tmp_path / "site" / "config" / "loader.py"))
     with pytest.raises(ConfigError) as caught:

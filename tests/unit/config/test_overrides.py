@@ -128,9 +128,7 @@ def test_two_overrides_of_one_key_are_refused(refusal: Refusal) -> None:
 
 
 def test_a_wrong_value_names_the_variable_that_gave_it(refusal: Refusal) -> None:
-    problems = refusal(
-        MODELS, SERVER_PORT="http", ROUNDHOUSE__QUEUE="{lease: x}", ROUNDHOUSE__AUTH__ISSUER=""
-    )
+    problems = refusal(MODELS, SERVER_PORT="http", ROUNDHOUSE__QUEUE="{lease: x}", ROUNDHOUSE__AUTH__ISSUER="")
     assert problems == [
         "SERVER_PORT: server.port: expected a whole number, got text",
         "ROUNDHOUSE__QUEUE: queue.lease: expected a duration: seconds as a number, or 30s, 5m, 2h, 15d",
@@ -145,9 +143,7 @@ def test_an_override_that_is_not_yaml_is_refused_without_its_value(refusal: Refu
 
 
 def test_an_override_does_not_hide_a_section_of_the_wrong_type(refusal: Refusal) -> None:
-    assert refusal("server: 5", SERVER_PORT="99") == [
-        "config.yaml:1: server: expected a mapping, got a number"
-    ]
+    assert refusal("server: 5", SERVER_PORT="99") == ["config.yaml:1: server: expected a mapping, got a number"]
 
 
 def test_an_override_mends_a_wrong_value_of_the_file(load: Load) -> None:
@@ -193,7 +189,5 @@ def test_put_makes_the_sections_it_needs_and_stops_at_other_values() -> None:
 @given(st.text(max_size=30), st.text(max_size=10))
 def test_any_variable_is_either_understood_or_refused(rest: str, value: str) -> None:
     data = {"models": {"a": {"engine": "vllm"}}}
-    for override in find_overrides(
-        data, {f"ROUNDHOUSE__{rest}": value, f"ROUNDHOUSE__MODELS__A__{rest}": value}
-    ):
+    for override in find_overrides(data, {f"ROUNDHOUSE__{rest}": value, f"ROUNDHOUSE__MODELS__A__{rest}": value}):
         assert bool(override.path) != bool(override.problem)

@@ -1,0 +1,277 @@
+#!/usr/bin/env bash
+# From a fresh Debian or Ubuntu with Python 3.11 to a running Roundhouse: `./quickstart.sh help`.
+set -euo pipefail
+
+ROOT=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+VENV=$ROOT/.venv
+LOG=$VENV/quickstart.log
+# MB. The virtual environment takes 450, with vLLM and its libraries 11,000.
+SPACE=1000
+SPACE_GPU=15000
+
+usage() {
+  cat <<'TEXT'
+Usage: ./quickstart.sh [COMMAND]
+
+  (none)          set everything up, start Roundhouse in the background, read a sample document
+  up              set everything up and run Roundhouse in the foreground
+  stop            stop what was started, and nothing else
+  test [ARGS...]  set up what the tests need and run all checks; ARGS go to pytest
+  help            show this
+
+PYTHON names the Python to use (3.11 or newer), SERVER_PORT the port (8080), ROUNDHOUSE_HOME the directory
+for everything that is kept (.roundhouse); the README has the rest.
+TEXT
+}
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  say "quickstart: $*"
+  exit 1
+}
+
+# --- what the machine has
+
+check_platform() {
+  local system
+  system=$(uname -s)
+  [[ $system == Linux ]] || die "Roundhouse runs on Linux (Debian or Ubuntu are tried), and this is $system."
+}
+
+check_space() { # MB
+  local free
+  free=$(df -Pk -- "$ROOT" | awk 'NR == 2 { print int($4 / 1024) }')
+  ((free >= $1)) || die "The disk of $ROOT is full: $free MB are free and $1 MB are needed; make room and run it again."
+}
+
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11; do
+    if command -v -- "$candidate" >/dev/null && is_new_enough "$candidate"; then
+      command -v -- "$candidate"
+      return
+    fi
+    [[ -z ${PYTHON:-} ]] || break
+  done
+}
+
+check_python() {
+  local found version
+  [[ -z $(find_python) ]] || return 0
+  found=${PYTHON:-python3}
+  version=$("$found" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo "not there")
+  die "Python 3.11 or newer is needed, and $found is $version: install one and set PYTHON to its path."
+}
+
+# Debian's names of what is missing, one per line.
+missing_packages() {
+  local python
+  python=$(find_python)
+  if [[ -z $python ]]; then
+    command -v python3 >/dev/null || printf 'python3\npython3-venv\n'
+  elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    "$python" -c 'import sys; print("python{}.{}-venv".format(*sys.version_info))'
+  fi
+  command -v tesseract >/dev/null || echo tesseract-ocr
+  command -v pdftoppm >/dev/null || echo poppler-utils
+  if needs_own_mongod && [[ $(PATH=$PATH:/usr/sbin:/sbin ldconfig -p) != *libcurl.so.4* ]]; then
+    echo libcurl4
+  fi
+}
+
+needs_own_mongod() { [[ -z ${MONGODB_URI:-} ]] && ! command -v mongod >/dev/null; }
+
+install_packages() { # Debian's names
+  local as_root=() log
+  command -v apt-get >/dev/null || die "Install what Debian calls $* with your system's package manager, then run it again."
+  if [[ $(id -u) != 0 ]]; then
+    sudo -n true 2>/dev/null || die "Install what is missing by: sudo apt-get install -y $* ; then run it again."
+    as_root=(sudo -n)
+  fi
+  say "Installing $* from the system's packages ..."
+  log=$(mktemp)
+  # Lists that cannot be renewed may still do.
+  "${as_root[@]}" apt-get -qq update >"$log" 2>&1 || true
+  if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 \
+    install -y --no-install-recommends "$@" >>"$log" 2>&1 </dev/null; then
+    die "Installing $* failed: $(grep '^E:' "$log" | tail -n 1 || true) (all of it: $log)"
+  fi
+  rm -f -- "$log"
+}
+
+# --- the virtual environment
+
+venv_python() { "$VENV/bin/python" "$@"; }
+
+# A virtual environment that was moved, or in which an installation was cut short, is made anew.
+venv_is_usable() {
+  [[ -x $VENV/bin/python && ! -e $VENV/.making ]] || return 1
+  [[ ! -e $VENV/.requirements.partial && ! -e $VENV/.requirements-test.partial ]] || return 1
+  [[ ! -e $VENV/.root || $(<"$VENV/.root") == "$ROOT" ]] || return 1
+  is_new_enough "$VENV/bin/python" || return 1
+  venv_python -m pip --version >/dev/null 2>&1 || venv_python -m ensurepip >/dev/null 2>&1
+}
+
+make_venv() {
+  local python log
+  venv_is_usable && return
+  python=$(find_python)
+  say "Making a virtual environment in $VENV ..."
+  if ! log=$("$python" -m venv --clear --without-pip "$VENV" 2>&1 && : >"$VENV/.making" &&
+    venv_python -m ensurepip 2>&1); then
+    die "The virtual environment $VENV cannot be made: $(reason <<<"$log")."
+  fi
+  rm -f -- "$VENV/.making"
+}
+
+# The line that tells why, of what pip and venv say.
+reason() {
+  local text
+  text=$(cat)
+  if [[ $text == *"No space left on device"* ]]; then
+    echo "the disk is full"
+  else
+    { grep -i '^error' <<<"$text" || tail -n 1 <<<"$text"; } | tail -n 1
+  fi
+}
+
+pip_install() {
+  venv_python -m pip install --quiet --no-input --disable-pip-version-check "$@" >"$LOG" 2>&1 </dev/null ||
+    die "Installing Python packages failed: $(reason <"$LOG") (all of it: $LOG)."
+}
+
+# What an installation depends on: its pins, the project's own metadata, the interpreter, and where it lies.
+fingerprint() { # requirements file
+  sha256sum -- "$ROOT/$1" "$ROOT/pyproject.toml"
+  venv_python -c 'import sys; print(sys.version)'
+}
+
+install_requirements() { # requirements file, MB needed
+  local stamp=$VENV/.${1%.txt} wanted repair=()
+  wanted=$(fingerprint "$1")
+  [[ -e $stamp && $(<"$stamp") == "$wanted" ]] && return
+  check_space "$2"
+  say "Installing Python packages ($1) ..."
+  [[ ! -e $stamp.partial ]] || repair=(--ignore-installed)
+  : >"$stamp.partial"
+  pip_install "${repair[@]}" --require-hashes -r "$ROOT/$1"
+  # hatchling is among the pinned packages, so nothing unpinned is fetched to build the project.
+  pip_install --no-build-isolation --no-deps -e "$ROOT"
+  printf '%s\n' "$ROOT" >"$VENV/.root"
+  printf '%s\n' "$wanted" >"$stamp"
+  rm -f -- "$stamp.partial"
+}
+
+# This script itself is the lock: no other file would survive a virtual environment that is made anew.
+lock() {
+  exec 9<>"$ROOT/quickstart.sh"
+  flock -n 9 && return
+  say "Another quickstart.sh is at work here; waiting for it ..."
+  flock -w 1800 9 || die "Another quickstart.sh has been at work here for half an hour; end it and run this again."
+}
+
+unlock() { exec 9>&-; }
+
+set_up() { # requirements file
+  local packages
+  check_platform
+  lock
+  packages=$(missing_packages)
+  # shellcheck disable=SC2086  # one word for each package
+  [[ -z $packages ]] || install_packages ${packages//$'\n'/ }
+  check_python
+  make_venv
+  install_requirements "$1" "$SPACE"
+  unlock
+}
+
+has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
+
+# Never worth failing for: everything but the GPU models works without it.
+set_up_gpu() {
+  has_gpu || return 0
+  lock
+  (install_requirements requirements-gpu.txt "$SPACE_GPU") ||
+    say "Roundhouse goes on without vLLM; run ./quickstart.sh again to try once more."
+  unlock
+}
+
+# --- commands
+
+roundhouse() { "$VENV/bin/roundhouse" "$@"; }
+
+start_and_demonstrate() {
+  set_up requirements.txt
+  roundhouse up --detach
+  roundhouse demo
+  # Only now: the sample does not wait for gigabytes that it does not need.
+  set_up_gpu
+}
+
+run_in_foreground() {
+  set_up requirements.txt
+  set_up_gpu
+  exec "$VENV/bin/roundhouse" up
+}
+
+stop() {
+  [[ -x $VENV/bin/roundhouse ]] || die "Nothing was set up here, so there is nothing to stop."
+  roundhouse down
+}
+
+# The user's own server, secrets and settings are none of the tests' business.
+clean_environment() {
+  local name
+  for name in $(compgen -e); do
+    case $name in
+      MONGODB_URI | JWT_SECRET | ADMIN_PASSWORD | SERVER_* | ROUNDHOUSE_* | PYTEST_* | COVERAGE_*) unset "$name" ;;
+    esac
+  done
+}
+
+FAILED=()
+
+check() { # name, command...
+  local name=$1
+  shift
+  say "--- $name"
+  "$@" || FAILED+=("$name")
+}
+
+run_tests() { # pytest's arguments
+  clean_environment
+  set_up requirements-test.txt
+  check "ruff check" venv_python -m ruff check .
+  check "ruff format" venv_python -m ruff format --check .
+  check mypy venv_python -m mypy
+  check lint-imports "$VENV/bin/lint-imports"
+  check pytest venv_python -m pytest -n 2 --cov --cov-branch --cov-report=term "$@"
+  [[ ${#FAILED[@]} == 0 ]] || die "Failed: $(printf '%s, ' "${FAILED[@]}" | sed 's/, $//')."
+  say "All checks have passed."
+}
+
+main() {
+  local name
+  # A relative path is the caller's, and the work is done here.
+  for name in ROUNDHOUSE_HOME ROUNDHOUSE_CONFIG; do
+    [[ -z ${!name:-} || ${!name} == [/~]* ]] || export "$name=$PWD/${!name}"
+  done
+  unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
+  cd -- "$ROOT"
+  case ${1:-} in
+    "") start_and_demonstrate ;;
+    up) run_in_foreground ;;
+    stop | down) stop ;;
+    test) run_tests "${@:2}" ;;
+    help | -h | --help) usage ;;
+    *)
+      say "quickstart: There is no command '$1'; ./quickstart.sh help lists them."
+      exit 2
+      ;;
+  esac
+}
+
+main "$@"
