@@ -5,7 +5,7 @@ set -euo pipefail
 ROOT=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 VENV=$ROOT/.venv
 LOG=$VENV/quickstart.log
-# MB. The virtual environment takes 450, with vLLM and its libraries 11,000.
+# MB. The virtual environment takes 300, with vLLM and its libraries 8,000, and pip half as much while it installs.
 SPACE=1000
 SPACE_GPU=15000
 
@@ -165,9 +165,10 @@ install_requirements() { # requirements file, MB needed
   rm -f -- "$stamp.partial"
 }
 
-# This script itself is the lock: no other file would survive a virtual environment that is made anew.
+# The lock is on a file that is there anyway and outlives .venv. Opened for writing, as NFS asks for that; not on
+# this script, which could not be run meanwhile.
 lock() {
-  exec 9<>"$ROOT/quickstart.sh"
+  exec 9<>"$ROOT/pyproject.toml"
   flock -n 9 && return
   say "Another quickstart.sh is at work here; waiting for it ..."
   flock -w 1800 9 || die "Another quickstart.sh has been at work here for half an hour; end it and run this again."

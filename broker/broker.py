@@ -12,7 +12,9 @@ from broker.crashes import CrashLog
 from broker.database import connect, ensure_schema
 from broker.feed import JobFeed
 from broker.files import FileStore
+from broker.lanes import Lanes
 from broker.mongod import EmbeddedMongod, MongodKeeper
+from broker.positions import Positions
 from broker.queue import JobQueue
 from broker.reader import JobReader
 from broker.registry import Registry
@@ -37,7 +39,9 @@ class Broker:
         self.settings = settings
         self.uri = uri
         self.database = database = connect(uri, settings.mongodb.database)
-        self.queue = JobQueue(database, settings.models, settings.queue)
+        lanes = Lanes(database, settings.queue.weights, settings.queue.aging)
+        self.queue = JobQueue(database, settings.models, settings.queue, lanes)
+        self.positions = Positions(database, lanes)
         self.reader = JobReader(database)
         self.files = FileStore(database)
         self.crashes = CrashLog(database)

@@ -51,6 +51,15 @@ class Database:
         return self._collection("jobs")
 
     @property
+    def jobs_local(self) -> Collection:
+        """Jobs as this very moment has them, for those who decide and then write under a fence."""
+        return self._light("jobs")
+
+    @property
+    def shares(self) -> Collection:
+        return self._light("shares")
+
+    @property
     def workers(self) -> Collection:
         return self._light("workers")
 
@@ -86,14 +95,15 @@ def connect(uri: str, name: str) -> Database:
     return Database(client, client.get_database(name, codec_options=CODEC))
 
 
-# Partial indexes hold only the open jobs, so claim, admission and reaping stay flat however long the history is.
+# All are narrowed down to the open jobs by their first fields or by being partial, so claim, admission and reaping
+# stay flat however long the history is. ``lane`` is there only while a job can be claimed.
 CLAIM_INDEX = "claim"
 PLACE_INDEX = "place"
 SLOT_INDEX = "slot"
 _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
     CLAIM_INDEX: (
-        [("model", 1), ("level", 1), ("seq", 1)],
-        {"partialFilterExpression": {"ready": True}},
+        [("model", 1), ("lane", 1), ("seq", 1)],
+        {},
     ),
     PLACE_INDEX: (
         [("model", 1), ("place", 1)],

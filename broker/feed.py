@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _TERMINAL = [status.value for status in TERMINAL]
 _ENDED = {"updateDescription.updatedFields.status": {"$in": _TERMINAL}}
-_CLAIMABLE = {"$or": [{"operationType": "insert"}, {"updateDescription.updatedFields.ready": True}]}
+_CLAIMABLE = {"$or": [{"operationType": "insert"}, {"updateDescription.updatedFields.lane": {"$exists": True}}]}
 _KEEP = {"operationType": 1, "documentKey": 1, "updateDescription.updatedFields.status": 1}
 
 

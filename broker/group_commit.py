@@ -30,15 +30,17 @@ class GroupCommit(Generic[Item, Outcome]):
         self._most = most
         self._lanes = lanes
         self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        self._busy = 0
         self._writers: set[asyncio.Task[None]] = set()
 
     async def put(self, item: Item) -> Outcome:
         """Writes ``item`` along with others; its outcome. Cancelling the caller does not take the write back."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if len(self._writers) < self._lanes:
+        if self._busy < self._lanes:
+            self._busy += 1
             writer = asyncio.create_task(self._run())
-            self._writers.add(writer)
+            self._writers.add(writer)  # the event loop alone would let it be collected
             writer.add_done_callback(self._writers.discard)
         return await future
 
@@ -51,6 +53,8 @@ class GroupCommit(Generic[Item, Outcome]):
                 outcomes = [error] * len(batch)
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 _settle(future, outcome)
+        # Here and not when the task is done: what is put in between would find no writer.
+        self._busy -= 1
 
 
 def _settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:

@@ -10,6 +10,7 @@ decides.
 """
 
 import random
+import time
 from collections.abc import Iterable
 
 
@@ -23,26 +24,42 @@ def free_numbers(limit: int, used: Iterable[int]) -> list[int]:
     return [number for number in range(limit) if number not in taken][:room]
 
 
+# A bound of more than so many numbers is not searched again at once after next to nothing was found.
+LARGE = 2_000
+PAUSE = 0.25
+
+
 class NumberPool:
     """The numbers of one model that this process believes to be free."""
 
     def __init__(self) -> None:
         self._free: list[int] = []
         self._in_flight: set[int] = set()
-
-    def refill(self, limit: int, used: Iterable[int]) -> bool:
-        """Takes over what the database says. False where nothing is free.
-
-        Numbers that are being written right now count as used. The rest is shuffled, so that several processes seldom
-        try the same one.
-        """
-        self._free = free_numbers(limit, self._in_flight.union(used))
-        random.shuffle(self._free)
-        return bool(self._free)
+        self._pause_until = 0.0
 
     @property
     def empty(self) -> bool:
         return not self._free
+
+    def worth_refilling(self, limit: int) -> bool:
+        """Whether to ask the database. A large bound that was just found full is left alone for PAUSE seconds.
+
+        Searching 100,000 numbers takes 100 ms, and a client that is refused comes back after seconds anyhow.
+        """
+        return limit <= LARGE or time.monotonic() >= self._pause_until
+
+    def refill(self, limit: int, used: Iterable[int]) -> bool:
+        """Takes over what the database says. False where nothing is free.
+
+        Numbers that are being written right now count as used. The rest begins at a random one, so that several
+        processes seldom try the same.
+        """
+        free = free_numbers(limit, self._in_flight.union(used))
+        start = random.randrange(len(free)) if free else 0
+        self._free = free[start:] + free[:start]
+        if len(free) < limit // 100:
+            self._pause_until = time.monotonic() + PAUSE
+        return bool(free)
 
     def take(self) -> int | None:
         """A number to try. Whoever takes one gives it back by ``settle``, whatever came of it."""

@@ -6,31 +6,39 @@ document, so that a write repeated after an unclear outcome can see that it had 
 """
 
 import asyncio
+import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId, Timestamp
-from pymongo import ReturnDocument
-from pymongo.errors import AutoReconnect, DuplicateKeyError
+from pymongo import UpdateOne
+from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError, WriteError
 
-from broker.database import CLAIM_INDEX, HEALED, PLACE_INDEX, SLOT_INDEX, Database
+from broker.database import HEALED, PLACE_INDEX, SLOT_INDEX, Database
 from broker.errors import JobFinished, JobNotFound, ModelNotFound, QueueFull
-from broker.job import LEASE_EXPIRED, Failure, Job, NewJob, Status, after_failure
+from broker.group_commit import GroupCommit
+from broker.job import LEASE_EXPIRED, Document, Failure, Job, NewJob, Status, after_failure
+from broker.lanes import Lanes, lane_expression, lane_name
 from broker.numbers import NumberPool
 from broker.retry import backoff
 from config import ModelSettings, QueueSettings
 
+log = logging.getLogger(__name__)
+
 # Seconds after which a client that found no place may ask again.
 RETRY_AFTER = 5
+_DUPLICATE_KEY = 11000
 
 _INDEX_OF = {"place": PLACE_INDEX, "slot": SLOT_INDEX}
 _LAPSED = {"$lte": ["$lease_expires_at", "$$NOW"]}
 # What a processing job has and no other job may have.
 _HELD = ["slot", "token", "worker", "lease_expires_at", "progress"]
+# What an ended job has no more.
+_OPEN = ["place", "slot", "lease_expires_at"]
 
 
 def _from_now(seconds: float) -> dict[str, Any]:
@@ -48,9 +56,19 @@ class JobQueue:
     All methods raise ``pymongo.errors.PyMongoError`` where the database cannot be reached.
     """
 
-    def __init__(self, database: Database, models: Mapping[str, ModelSettings], settings: QueueSettings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        models: Mapping[str, ModelSettings],
+        settings: QueueSettings,
+        lanes: Lanes | None = None,
+    ) -> None:
         self._jobs = database.jobs
         self._weak = database.jobs.with_options(write_concern=HEALED)
+        self._local = database.jobs_local
+        self._lanes = lanes or Lanes(database, settings.weights, settings.aging)
+        self._submits: GroupCommit[Document, None] = GroupCommit(self._insert)
+        self._completions: GroupCommit[tuple[Job, Mapping[str, Any]], bool] = GroupCommit(self._complete)
         self._models = models
         self._settings = settings
         self._pools: dict[tuple[str, str], NumberPool] = defaultdict(NumberPool)
@@ -67,15 +85,28 @@ class JobQueue:
         """Stores the job durably in a free place. Raises QueueFull, with nothing written, where there is none."""
         model = self._model(new.model)
         document = _document(new, model)
-        while (place := await self._take("place", new.model, self._places(new.model))) is not None:
+        pool, limit = self._pools["place", new.model], self._places(new.model)
+        while (place := await self._take("place", new.model, limit)) is not None:
             try:
-                await self._jobs.insert_one({**document, "place": place})
+                await self._submits.put({**document, "place": place})
             except DuplicateKeyError:
                 continue  # another process took this place first
             finally:
-                self._pools["place", new.model].settle(place)
+                pool.settle(place)
             return Job.from_document(document)
         raise self.full(new.model)
+
+    async def _insert(self, documents: Sequence[Document]) -> list[Exception | None]:
+        """One durable command for all; which of them found their place taken."""
+        outcomes: list[Exception | None] = [None] * len(documents)
+        try:
+            await self._jobs.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            if error.details["writeConcernErrors"]:
+                raise
+            for fault in error.details["writeErrors"]:
+                outcomes[fault["index"]] = _write_error(fault)
+        return outcomes
 
     def full(self, model: str) -> QueueFull:
         """The error for a model without a free place."""
@@ -103,64 +134,83 @@ class JobQueue:
         async with self._refills[kind, model]:
             if not pool.empty:
                 return True
-            cursor = self._weak.find({"model": model, kind: {"$gte": 0}}, {"_id": 0, kind: 1})
+            if not pool.worth_refilling(limit):
+                return False
+            cursor = self._local.find({"model": model, kind: {"$gte": 0}}, {"_id": 0, kind: 1})
             used = [document[kind] async for document in cursor.hint(_INDEX_OF[kind])]
             return pool.refill(limit, used)
 
     # ── The worker's side ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def claim(self, model: str, worker: str) -> Job | None:
-        """Takes the next job of the model: one atomic write. None where none waits or all slots are taken.
+    async def claim(self, model: str, worker: str, most: int = 1) -> list[Job]:
+        """Takes up to ``most`` jobs, in the fair order, by one atomic write for each.
 
+        Fewer than ``most`` does not mean that no more wait; none does, or that all slots of the model are taken.
         ``w:1``: a claim that a failover rolls back only means that the job is claimed again; the first worker's
         token is then unknown, and its writes match nothing.
         """
         limit = self._model(model).max_concurrent
         pool = self._pools["slot", model]
-        while (slot := await self._take("slot", model, limit)) is not None:
-            token, document = uuid.uuid4().hex, None
+        while slots := await self._take_slots(model, limit, most):
+            claimed: list[Job] = []
+            unused: set[int] = set()
+            contested = False
             try:
-                document = await self._claim_into(model, slot, token, worker)
-            except DuplicateKeyError:
-                pool.settle(slot)
-                continue  # another worker took this slot first
-            except AutoReconnect:
-                document = await self._look_for_claim(model, slot, token)
-            except BaseException:
-                pool.settle(slot)
-                raise
-            pool.settle(slot, unused=document is None)
-            return None if document is None else Job.from_document(document)
-        return None
+                waiting = await self._lanes.next_jobs(model, len(slots))
+                if waiting:
+                    claimed, contested = await self._claim(model, waiting, slots, worker)
+                if not contested:
+                    unused.update(set(slots).difference(job.slot for job in claimed))
+            finally:
+                for slot in slots:
+                    pool.settle(slot, unused=slot in unused)
+            if claimed or not waiting:
+                return claimed
+        return []
 
-    async def _claim_into(self, model: str, slot: int, token: str, worker: str) -> dict[str, Any] | None:
-        return await self._weak.find_one_and_update(
-            {"model": model, "ready": True},
-            [
-                {
-                    "$set": {
-                        "status": Status.PROCESSING.value,
-                        "slot": slot,
-                        "token": token,
-                        "worker": worker,
-                        "attempts": {"$add": ["$attempts", 1]},
-                        "started_at": "$$NOW",
-                        "lease_expires_at": _from_now(self._settings.lease),
-                    }
-                },
-                {"$unset": ["ready"]},
-            ],
-            sort=[("level", 1), ("seq", 1)],
-            hint=CLAIM_INDEX,
-            return_document=ReturnDocument.AFTER,
-        )
+    async def _take_slots(self, model: str, limit: int, most: int) -> list[int]:
+        slots: list[int] = []
+        while len(slots) < most and (slot := await self._take("slot", model, limit)) is not None:
+            slots.append(slot)
+        return slots
 
-    async def _look_for_claim(self, model: str, slot: int, token: str) -> dict[str, Any] | None:
-        """After an unclear claim: did it happen? Asked until the database answers, for nothing else can go on."""
+    async def _claim(
+        self, model: str, waiting: Sequence[Document], slots: Sequence[int], worker: str
+    ) -> tuple[list[Job], bool]:
+        """The n-th job gets the n-th slot. Those that somebody else has taken meanwhile are left out.
+
+        True where it is not known which slots are taken.
+        """
+        token, ids = uuid.uuid4().hex, [job["_id"] for job in waiting]
+        claim = {
+            "status": Status.PROCESSING.value,
+            "slot": {"$arrayElemAt": [list(slots), {"$indexOfArray": [ids, "$_id"]}]},
+            "token": token,
+            "worker": worker,
+            "attempts": {"$add": ["$attempts", 1]},
+            "started_at": "$$NOW",
+            "lease_expires_at": _from_now(self._settings.lease),
+        }
+        free = {"_id": {"$in": ids}, "status": Status.QUEUED.value, "lane": {"$gte": ""}}
+        try:
+            written = await self._weak.update_many(free, [{"$set": claim}, {"$unset": ["lane"]}])
+        except DuplicateKeyError:  # a slot was taken: the jobs before it are claimed
+            return await self._look_for_claims(model, slots, token), True
+        except AutoReconnect as error:
+            log.warning("an unclear claim is looked for: %s", error)
+            return await self._look_for_claims(model, slots, token), True
+        if written.modified_count == len(ids):
+            return [_claimed(job, token, slot, worker) for job, slot in zip(waiting, slots, strict=False)], False
+        return await self._look_for_claims(model, slots, token), False
+
+    async def _look_for_claims(self, model: str, slots: Sequence[int], token: str) -> list[Job]:
+        """What a claim has got. Asked until the database answers, for nothing else can go on."""
+        mine = {"model": model, "slot": {"$in": list(slots)}, "token": token}
         while True:
             try:
-                return await self._weak.find_one({"model": model, "slot": slot, "token": token})
-            except AutoReconnect:
+                return [Job.from_document(document) async for document in self._local.find(mine).hint(SLOT_INDEX)]
+            except AutoReconnect as error:
+                log.warning("claims cannot be looked for: %s", error)
                 await asyncio.sleep(self._settings.poll_interval)
 
     async def renew(self, held: Mapping[ObjectId, str]) -> set[ObjectId]:
@@ -190,8 +240,29 @@ class JobQueue:
 
         False where the lease was lost, and the result counts for nothing.
         """
-        changes = {key: _literal(value) for key, value in result.items()}
-        return await self._finish(job, Status.COMPLETED, changes, _fence(job))
+        return await self._completions.put((job, result))
+
+    async def _complete(self, completions: Sequence[tuple[Job, Mapping[str, Any]]]) -> list[bool]:
+        """One durable command for all; whether each write stands."""
+        writes = [
+            UpdateOne(
+                _fence(job),
+                {
+                    "$set": {"status": Status.COMPLETED.value, **result},
+                    "$unset": dict.fromkeys(_OPEN, ""),
+                    "$currentDate": {"finished_at": True},
+                },
+            )
+            for job, result in completions
+        ]
+        written = await self._jobs.bulk_write(writes, ordered=False)
+        if written.matched_count == len(writes):
+            return [True] * len(writes)
+        # Some leases were lost, or the same write had succeeded before its answer was lost: the tokens tell.
+        ids = [job.id for job, _ in completions]
+        ended = {"_id": {"$in": ids}, "status": Status.COMPLETED.value}
+        tokens = {document["_id"]: document["token"] async for document in self._jobs.find(ended, {"token": 1})}
+        return [tokens.get(job.id) == job.token for job, _ in completions]
 
     async def fail(self, job: Job, failure: Failure) -> Status | None:
         """Records a failed attempt: back to the queue after a backoff, or to the end. None where the lease was lost."""
@@ -211,7 +282,7 @@ class JobQueue:
     async def _finish(self, job: Job, status: Status, changes: Mapping[str, Any], fence: Mapping[str, Any]) -> bool:
         update: list[dict[str, Any]] = [
             {"$set": {"status": status.value, "finished_at": "$$NOW", **changes}},
-            {"$unset": ["place", "slot", "lease_expires_at"]},
+            {"$unset": _OPEN},
         ]
         written = await self._jobs.update_one(fence, update)
         if written.matched_count:
@@ -224,7 +295,7 @@ class JobQueue:
         """Hands a job back untouched, as a draining worker does: no attempt is consumed."""
         again = {
             "status": Status.QUEUED.value,
-            "ready": True,
+            "lane": lane_expression(),
             "attempts": {"$subtract": ["$attempts", 1]},
         }
         written = await self._jobs.update_one(_fence(job), [{"$set": again}, {"$unset": _HELD}])
@@ -253,7 +324,7 @@ class JobQueue:
                     "status": Status.CANCELLED.value,
                     "error": {"code": "cancelled", "message": "The job was cancelled."},
                 },
-                "$unset": {"place": "", "ready": "", "not_before": ""},
+                "$unset": {"place": "", "lane": "", "not_before": ""},
                 "$currentDate": {"finished_at": True},
             },
         )
@@ -283,13 +354,24 @@ class JobQueue:
         """Makes the jobs whose backoff is over claimable again; returns how many."""
         due = {"not_before": {"$exists": True}, "$expr": {"$lte": ["$not_before", "$$NOW"]}}
         written = await self._jobs.update_many(
-            due | {"status": Status.QUEUED.value}, {"$set": {"ready": True}, "$unset": {"not_before": ""}}
+            due | {"status": Status.QUEUED.value}, [{"$set": {"lane": lane_expression()}}, {"$unset": ["not_before"]}]
         )
         return written.modified_count
 
 
 def _fence(job: Job) -> dict[str, Any]:
     return {"_id": job.id, "status": Status.PROCESSING.value, "token": job.token}
+
+
+def _claimed(document: Document, token: str, slot: int, worker: str) -> Job:
+    """The document as the claim has left it, without reading it again; its times are the database's to know."""
+    changes = {"token": token, "slot": slot, "worker": worker, "attempts": document["attempts"] + 1}
+    return Job.from_document({**document, **changes, "status": Status.PROCESSING.value})
+
+
+def _write_error(fault: Mapping[str, Any]) -> WriteError:
+    kind = DuplicateKeyError if fault["code"] == _DUPLICATE_KEY else WriteError
+    return kind(fault["errmsg"], fault["code"], fault)
 
 
 def _error_entry(job: Job, failure: Failure) -> dict[str, Any]:
@@ -314,7 +396,7 @@ def _document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
         "level": new.priority.level,
         # MongoDB fills an empty timestamp in as it stores the document: the order is the database's, not a host's.
         "seq": Timestamp(0, 0),
-        "ready": True,
+        "lane": lane_name(new.priority.level, new.subject),
         "status": Status.QUEUED.value,
         "attempts": 0,
         "max_retries": model.max_retries,

@@ -6,12 +6,9 @@ from typing import Any
 
 from bson import ObjectId
 
-from broker.database import CLAIM_INDEX, Database
+from broker.database import Database
 from broker.errors import JobNotFound
 from broker.job import Job, Status, parse_job_id
-
-# A position further back than this is not counted out: «more than 1,000 before you» is enough to know.
-POSITION_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +66,6 @@ class JobReader:
         jobs = [Job.from_document({"payload": {}, **document}) async for document in cursor]
         more = len(jobs) > limit
         return Page(jobs[:limit], str(jobs[limit - 1].id) if more else None)
-
-    async def position(self, job: Job) -> int | None:
-        """1 for the job that is claimed next; None for a job that does not wait. Counts up to POSITION_LIMIT."""
-        if job.status is not Status.QUEUED:
-            return None
-        mine = await self._jobs.find_one({"_id": job.id, "ready": True}, {"level": 1, "seq": 1})
-        if mine is None:
-            return None
-        waiting = {"model": job.model, "ready": True}
-        sooner, level = {**waiting, "level": {"$lt": mine["level"]}}, {**waiting, "level": mine["level"]}
-        counts = await asyncio.gather(
-            self._jobs.count_documents(sooner, hint=CLAIM_INDEX, limit=POSITION_LIMIT),
-            self._jobs.count_documents({**level, "seq": {"$lt": mine["seq"]}}, hint=CLAIM_INDEX, limit=POSITION_LIMIT),
-        )
-        return min(sum(counts), POSITION_LIMIT) + 1
 
     async def counts(self, model: str) -> Counts:
         """How many jobs of the model there are in each status."""

@@ -115,6 +115,10 @@ class QueueSettings(Section):
     """Wait before the first retry; it doubles with each attempt."""
     retry_backoff_max: Seconds = 60.0
     """Longest wait before a retry."""
+    aging: Seconds = 120.0
+    """A waiting job rises one priority level for each such time that it has waited."""
+    weights: dict[str, Annotated[float, Field(gt=0, le=1_000_000)]] = {}
+    """Shares of clients (user names) that differ from 1: one of weight 2 gets twice as many turns."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -91,7 +91,7 @@ async def _answer(gateway: Context, job: Job, options: SubmitOptions, workers: i
         job = await _wait(gateway, job.id, None, options.wait)
         if job.status.terminal:
             return json_body(await _body(gateway, job), headers=headers)
-    position = await gateway.broker.reader.position(job)
+    position = await gateway.broker.positions.of(job)
     return json_body(accepted(job, position, workers), 202, headers)
 
 
@@ -102,7 +102,7 @@ async def _wait(gateway: Context, job_id: ObjectId, subject: str | None, seconds
 
 
 async def _body(gateway: Context, job: Job) -> JobBody:
-    position = await gateway.broker.reader.position(job)
+    position = await gateway.broker.positions.of(job)
     return job_body(job, position, await unpack(gateway.broker.files, job))
 
 

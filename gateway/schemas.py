@@ -48,7 +48,11 @@ class JobBody(Body):
     """The label that the submitter gave in ``X-Client-ID``."""
     priority: Priority
     position: int | None
-    """1 for the job that is claimed next; 1001 for «further back than 1000»; null for one that does not wait."""
+    """1 for the job that is claimed next; null for one that does not wait."""
+    position_exact: bool
+    """False for a position beyond 1000, or of a job that has only just come: then it is an estimate."""
+    eta_seconds: float | None
+    """Seconds until the job has probably ended, from measured service times; null where nothing is known."""
     attempts: int
     max_retries: int
     created_at: datetime
@@ -97,6 +101,9 @@ class Accepted(Body):
     model: str
     priority: Priority
     position: int | None
+    """1 for the job that is claimed next."""
+    position_exact: bool
+    eta_seconds: float | None
     workers: int
     """Live workers that serve the model."""
     message: str | None

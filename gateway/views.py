@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from broker.job import Job
+from broker.positions import Position
 from gateway.schemas import (
     Accepted,
     AttemptError,
@@ -38,14 +39,22 @@ def _common(job: Job) -> dict[str, Any]:
     }
 
 
+def _place(position: Position) -> dict[str, Any]:
+    return {
+        "position": position.number,
+        "position_exact": position.exact,
+        "eta_seconds": None if position.eta is None else round(position.eta, 3),
+    }
+
+
 def summary(job: Job) -> JobSummary:
     return JobSummary(**_common(job))
 
 
-def job_body(job: Job, position: int | None, result: Mapping[str, Any] | None) -> JobBody:
+def job_body(job: Job, position: Position, result: Mapping[str, Any] | None) -> JobBody:
     return JobBody(
         **_common(job),
-        position=position,
+        **_place(position),
         max_retries=job.max_retries,
         worker=job.worker,
         result=None if result is None else dict(result),
@@ -53,14 +62,14 @@ def job_body(job: Job, position: int | None, result: Mapping[str, Any] | None) -
     )
 
 
-def accepted(job: Job, position: int | None, workers: int) -> Accepted:
+def accepted(job: Job, position: Position, workers: int) -> Accepted:
     return Accepted(
         request_id=str(job.id),
         status=job.status.value,
         task=cast(Task, job.task),
         model=job.model,
         priority=job.priority.value,
-        position=position,
+        **_place(position),
         workers=workers,
         message=None if workers else f"No worker serves {job.model} just now; the job waits until one does.",
         links=links(job),

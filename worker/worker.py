@@ -93,7 +93,7 @@ class Worker:
             feed.claimable.clear()
             try:
                 while await self._claim_round():
-                    """One of each model in turn, so that no model's backlog keeps another's waiting."""
+                    """Each model in turn, so that no model's backlog keeps another's waiting."""
             except PyMongoError as error:
                 log.warning("cannot claim: %s", error)
             await feed.claimable.wait()
@@ -104,15 +104,13 @@ class Worker:
             free = self._broker.settings.models[model].max_concurrent - list(self._tasks.values()).count(model)
             if free <= 0 or self._draining.is_set():
                 continue
-            job = await self._broker.queue.claim(model, self.id)
-            if job is None:
-                continue
-            claimed += 1
-            attempt = Attempt(self._broker, job, self._engines[model])
-            self._running[job.id] = attempt
-            task = asyncio.create_task(self._attend(attempt))
-            self._tasks[task] = model
-            task.add_done_callback(self._done)
+            for job in await self._broker.queue.claim(model, self.id, free):
+                claimed += 1
+                attempt = Attempt(self._broker, job, self._engines[model])
+                self._running[job.id] = attempt
+                task = asyncio.create_task(self._attend(attempt))
+                self._tasks[task] = model
+                task.add_done_callback(self._done)
         return claimed
 
     async def _attend(self, attempt: Attempt) -> None:

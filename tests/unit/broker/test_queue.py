@@ -1,23 +1,25 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from broker.database import CLAIM_INDEX, Database
+from broker.database import Database
 from broker.errors import JobFinished, JobNotFound, ModelNotFound, QueueFull
 from broker.job import Failure, Job, NewJob, Status
+from broker.lanes import Lanes
+from broker.positions import Positions
 from broker.queue import JobQueue
 from broker.reader import Counts, JobReader
 from tests.conditions import eventually
+from tests.unit.broker.conftest import MODELS, SETTINGS
 
 Make = Callable[..., NewJob]
 WORKER = "worker-1"
 
 
 async def claimed(queue: JobQueue, model: str = "alpha") -> Job:
-    job = await queue.claim(model, WORKER)
-    assert job is not None
+    (job,) = await queue.claim(model, WORKER)
     return job
 
 
@@ -58,13 +60,11 @@ async def test_higher_priority_first_then_the_oldest(queue: JobQueue, new_job: M
 async def test_no_more_than_max_concurrent_are_processed_over_all_replicas(
     store: Database, queue: JobQueue, new_job: Make
 ) -> None:
-    from tests.unit.broker.conftest import MODELS, SETTINGS
-
     for _ in range(4):
         await queue.submit(new_job())
     other = JobQueue(store, MODELS, SETTINGS)
     claims = await asyncio.gather(*(q.claim("alpha", WORKER) for q in (queue, other) * 4))
-    assert sum(job is not None for job in claims) == 2
+    assert sum(len(jobs) for jobs in claims) == 2
 
 
 async def test_a_place_frees_with_the_end_of_its_job(queue: JobQueue, new_job: Make) -> None:
@@ -99,7 +99,7 @@ async def test_a_failed_attempt_comes_back_after_its_backoff_with_its_place_kept
     job = await claimed(queue)
     place = (await document(store, job))["place"]
     assert await queue.fail(job, Failure("oops", "it broke")) is Status.QUEUED
-    assert await queue.claim("alpha", WORKER) is None, "a job in backoff is out of the claim index"
+    assert await queue.claim("alpha", WORKER) == [], "a job in backoff is out of the claim index"
 
     async def due() -> bool:
         return await queue.promote() == 1
@@ -214,7 +214,7 @@ async def test_a_job_cancelled_while_processing_keeps_its_slot_until_its_worker_
     await queue.cancel(first.id, None)
     assert (await reader.get(str(first.id), None)).status is Status.CANCELLED
     assert not await queue.complete(first, {"result": {}})
-    assert await queue.claim("alpha", WORKER) is None
+    assert await queue.claim("alpha", WORKER) == []
     await queue.free_slot(first)
     await claimed(queue)
 
@@ -250,29 +250,38 @@ async def test_an_ended_job_holds_neither_place_nor_slot_nor_lease(
     job = await claimed(queue)
     await queue.complete(job, {"result": {}})
     ended = await document(store, job)
-    assert not {"place", "slot", "lease_expires_at", "ready", "not_before"} & set(ended)
+    assert not {"place", "slot", "lease_expires_at", "lane", "not_before"} & set(ended)
     assert ended["token"] == job.token
 
 
-async def test_the_claim_is_served_by_its_index(store: Database, queue: JobQueue, new_job: Make) -> None:
-    for _ in range(4):
-        await queue.submit(new_job())
-    find = {"find": "jobs", "filter": {"model": "alpha", "ready": True}, "sort": {"level": 1, "seq": 1}, "limit": 1}
-    plan = await store.handle.command("explain", find, verbosity="executionStats")
-    winning = plan["queryPlanner"]["winningPlan"]
-    stages = []
-    while winning:
-        stages.append((winning["stage"], winning.get("indexName")))
-        winning = winning.get("inputStage")
-    assert stages == [("LIMIT", None), ("FETCH", None), ("IXSCAN", CLAIM_INDEX)]
-    assert plan["executionStats"]["totalKeysExamined"] == 1
+async def test_the_claim_reads_no_more_than_it_takes_however_deep_the_queue_is(
+    store: Database, queue: JobQueue, new_job: Make
+) -> None:
+    for subject in ("ann", "bob"):
+        for _ in range(9):
+            await queue.submit(new_job("beta", subject=subject))
+    commands = await profiled(store, lambda: queue.claim("beta", WORKER, 3))
+    heads = next(c for c in commands if c["command"].get("aggregate") == "jobs")
+    assert "DISTINCT_SCAN" in heads["planSummary"]
+    assert heads["docsExamined"] == 2
+    assert heads["keysExamined"] <= 4
+    lanes = [c for c in commands if "lane" in c["command"].get("filter", {})]
+    assert [(c["planSummary"].split()[0], c["docsExamined"]) for c in lanes] == [("IXSCAN", 2), ("IXSCAN", 2)]
 
 
-async def test_positions_count_what_is_claimed_sooner(queue: JobQueue, reader: JobReader, new_job: Make) -> None:
+async def profiled(store: Database, action: Callable[[], Awaitable[object]]) -> list[dict[str, Any]]:
+    """What MongoDB's profiler saw of ``action``."""
+    await store.handle.command("profile", 2)
+    await action()
+    await store.handle.command("profile", 0)
+    return await store.handle["system.profile"].find({"ns": f"{store.handle.name}.jobs"}).to_list()
+
+
+async def test_positions_are_the_order_of_claims(store: Database, queue: JobQueue, new_job: Make) -> None:
+    positions = Positions(store, Lanes(store, {}, SETTINGS.aging))
     jobs = [await queue.submit(new_job("beta", priority=p)) for p in ("normal", "low", "high", "normal")]
-    assert [await reader.position(job) for job in jobs] == [2, 4, 1, 3]
-    claimed_first = await claimed(queue, "beta")
-    assert await reader.position(claimed_first) is None
+    assert [(await positions.of(job)).number for job in jobs] == [2, 4, 1, 3]
+    assert (await positions.of(await claimed(queue, "beta"))).number is None
 
 
 async def test_lists_show_ones_own_jobs_newest_first_by_pages(

@@ -43,8 +43,7 @@ async def test_only_old_files_that_no_job_refers_to_are_swept(store: Database, q
     files = FileStore(store)
     orphan, kept, result = [await files.put(b"x", "image/png") for _ in range(3)]
     await queue.submit(replace(new_job(), file=kept))
-    job = await queue.claim("alpha", WORKER)
-    assert job is not None
+    (job,) = await queue.claim("alpha", WORKER)
     await queue.complete(job, {"result_file": result.id})
     assert await files.sweep() == 0, "all are younger than an hour"
     assert await files.sweep(grace=timedelta(seconds=-2)) == 1
@@ -59,8 +58,7 @@ async def test_a_result_comes_back_whether_it_is_small_or_large(
 ) -> None:
     files = FileStore(store)
     await queue.submit(new_job())
-    job = await queue.claim("alpha", WORKER)
-    assert job is not None
+    (job,) = await queue.claim("alpha", WORKER)
     result = {"text": "ж$" * size}
     packed = await pack(files, job, result)
     assert ("result" in packed) == inline
@@ -104,8 +102,7 @@ async def test_a_reaper_waits_for_one_whole_lease_before_it_acts(
     store: Database, queue: JobQueue, reader: JobReader, new_job: Make
 ) -> None:
     await queue.submit(new_job())
-    job = await queue.claim("alpha", WORKER)
-    assert job is not None
+    (job,) = await queue.claim("alpha", WORKER)
 
     async def lapsed() -> bool:
         return bool(await queue.expired())
@@ -131,8 +128,7 @@ async def test_a_waiter_is_told_at_once_by_the_stream(
     submitted = await queue.submit(new_job())
     waiting = asyncio.create_task(feed.when_ended(submitted.id, lambda: reader.get(str(submitted.id), None), 30.0))
     await _stream_is_open(store, feed)
-    job = await queue.claim("alpha", WORKER)
-    assert job is not None
+    (job,) = await queue.claim("alpha", WORKER)
     await queue.complete(job, {"result": {}})
     assert (await waiting).status is Status.COMPLETED
     running.cancel()
