@@ -2,9 +2,11 @@
 
 RoundhouseError                  config/errors.py: a stable ``code`` and one sentence
 ├── ConfigError                  config/errors.py: the configuration cannot be used
-├── DocumentError                ocr/errors.py: the document cannot be read (permanent)
-├── RecogniserError              ocr/errors.py: the recogniser had trouble (may be transient)
+├── OcrError …                   ocr/errors.py: a document that cannot be read, a recogniser in trouble
 ├── Problem                      gateway/problems.py: an answer that only HTTP knows
+├── ClientError                  gateway/client.py: the gateway refused what the command line asked
+├── SupervisorError              gateway/supervisor.py: the system cannot be started or stopped
+├── WeightsError …               gateway/weights.py: a model's weights cannot be fetched
 ├── BrokerError
 │   ├── JobNotFound              no such job, or another client's
 │   ├── JobFinished              it has ended, so it cannot be cancelled

@@ -48,9 +48,7 @@ def parse_size(value: object) -> object:
 Seconds = Annotated[
     float,
     Field(gt=0, le=10 * 365 * 86400),
-    BeforeValidator(
-        parse_duration, json_schema_input_type=float | Annotated[str, Field(pattern=DURATION_PATTERN)]
-    ),
+    BeforeValidator(parse_duration, json_schema_input_type=float | Annotated[str, Field(pattern=DURATION_PATTERN)]),
 ]
 """A duration in seconds, more than zero and at most ten years."""
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.daemons import ProcessRecord
-from broker.errors import BrokerError
 from broker.home import private_directory
 from broker.mongod import EmbeddedMongod
 from config import Settings
+from config.errors import RoundhouseError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ SLOWEST = 10.0
 GRACE = 15.0
 
 
-class SupervisorError(BrokerError):
+class SupervisorError(RoundhouseError):
     code = "supervisor_failed"
 
 

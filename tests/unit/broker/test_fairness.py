@@ -18,10 +18,8 @@ def lane(
     return Lane(subject, level, waiting, more)
 
 
-def order(
-    *lanes: Lane[str], clock: Clock | None = None, most: int = 100, weights: dict[str, float] | None = None
-) -> str:
-    return "".join(in_order(lanes, clock or Clock(), weights or {}, AGING, most))
+def order(*lanes: Lane[str], clock: Clock | None = None, most: int = 100, **weights: float) -> str:
+    return "".join(in_order(lanes, clock or Clock(), weights, AGING, most))
 
 
 def test_levels_are_strict_and_within_one_the_oldest_of_a_client_comes_first() -> None:
