@@ -6,7 +6,7 @@ RoundhouseError                  config/errors.py: a stable ``code`` and one sen
 ├── Problem                      gateway/problems.py: an answer that only HTTP knows
 ├── ClientError                  gateway/client.py: the gateway refused what the command line asked
 ├── SupervisorError              gateway/supervisor.py: the system cannot be started or stopped
-├── WeightsError …               gateway/weights.py: a model's weights cannot be fetched
+├── PullFailed, NoWeightsNeeded … gateway/weights.py: a model's weights cannot be fetched
 ├── BrokerError
 │   ├── JobNotFound              no such job, or another client's
 │   ├── JobFinished              it has ended, so it cannot be cancelled

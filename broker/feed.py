@@ -96,11 +96,7 @@ class JobFeed:
         """The job as ``load`` gives it, once it has ended or ``timeout`` seconds have passed."""
         with self.watch(job_id) as ended:
             job = await load()
-            if job.status.terminal or timeout <= 0:
-                return job
-            try:
-                await asyncio.wait_for(ended.wait(), timeout)
-            except TimeoutError:
+            if job.status.terminal or timeout <= 0 or not await happens(ended, timeout):
                 return job
             return await load()
 
@@ -110,3 +106,12 @@ class JobFeed:
         for events in self._waiters.values():
             for event in events:
                 event.set()
+
+
+async def happens(event: asyncio.Event, timeout: float) -> bool:
+    """Whether ``event`` is set within ``timeout`` seconds."""
+    try:
+        await asyncio.wait_for(event.wait(), timeout)
+    except TimeoutError:
+        return False
+    return True

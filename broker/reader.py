@@ -1,6 +1,7 @@
 """Reading jobs: single ones, lists, positions and counts. Majority reads: what a client saw once is never unseen."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,8 @@ from bson import ObjectId
 
 from broker.database import Database
 from broker.errors import JobNotFound
-from broker.job import Job, Status, parse_job_id
+from broker.group_commit import GroupCommit
+from broker.job import Document, Job, Status, parse_job_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +38,20 @@ class JobReader:
 
     def __init__(self, database: Database) -> None:
         self._jobs = database.jobs
+        self._gets: GroupCommit[ObjectId, Document | None] = GroupCommit(self._find, lanes=2)
 
     async def get(self, job_id: str, subject: str | None) -> Job:
         """Raises JobNotFound, for another subject's job too: its existence is nobody else's business."""
         parsed = parse_job_id(job_id)
-        query: dict[str, Any] = {"_id": parsed} if subject is None else {"_id": parsed, "subject": subject}
-        document = await self._jobs.find_one(query) if parsed is not None else None
-        if document is None:
+        document = None if parsed is None else await self._gets.put(parsed)
+        if document is None or subject not in (None, document["subject"]):
             raise JobNotFound(job_id)
         return Job.from_document(document)
+
+    async def _find(self, ids: Sequence[ObjectId]) -> list[Document | None]:
+        """Those who ask at the same time are served by one query."""
+        found = {document["_id"]: document async for document in self._jobs.find({"_id": {"$in": list(ids)}})}
+        return [found.get(job_id) for job_id in ids]
 
     async def newest(
         self,

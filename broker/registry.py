@@ -1,5 +1,7 @@
 """Who is there: the live workers and what they serve, and the models that somebody asked for in vain."""
 
+import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +12,8 @@ from broker.database import Database
 # A worker that has not been heard of for this long is not counted as alive. Jobs do not depend on it: leases do.
 HEARTBEAT = 2.0
 SILENCE = timedelta(seconds=3 * HEARTBEAT)
+# Seconds for which it is believed who is alive.
+KNOWN = 1.0
 # Names that clients send are kept short and few, so that nobody can fill the database with them.
 NAME_LIMIT = 200
 MISSING_LIMIT = 1000
@@ -42,6 +46,7 @@ class Registry:
     def __init__(self, database: Database) -> None:
         self._workers = database.workers
         self._missing = database.missing_models
+        self._known: tuple[float, list[Worker]] = (-math.inf, [])
 
     async def heartbeat(
         self, worker: str, host: str, pid: int, models: Mapping[str, ModelState], *, draining: bool
@@ -69,6 +74,14 @@ class Registry:
         oldest = {"$subtract": ["$$NOW", int(SILENCE.total_seconds() * 1000)]}
         recent = {"$expr": {"$gte": ["$last_seen", oldest]}}
         return [_worker(document) async for document in self._workers.find(recent).sort("started_at", 1)]
+
+    async def known_workers(self) -> list[Worker]:
+        """The live workers as they were a moment ago: good enough to choose a model by, and free."""
+        looked, workers = self._known
+        if time.monotonic() - looked > KNOWN:
+            workers = await self.live_workers()
+            self._known = (time.monotonic(), workers)
+        return workers
 
     async def missing(self, name: str, subject: str) -> None:
         """Somebody asked for a model that is not configured."""

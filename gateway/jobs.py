@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.errors import JobNotFound, QueueFull
+from broker.feed import happens
 from broker.job import Job, NewJob, Priority, Status, StoredFile, parse_job_id
 from broker.results import unpack
 from gateway.auth import Principal, principal_of
@@ -26,7 +27,7 @@ async def submit_ocr(request: Request) -> Response:
     options = submit_options(request, gateway.settings, principal)
     limits = await _admit(gateway, principal, "ocr", request.query_params.get("model"))
     submission = await read_ocr(request, gateway.settings.server.max_upload)
-    workers = await gateway.broker.registry.live_workers()
+    workers = await gateway.broker.registry.known_workers()
     model = await choose_model(gateway, "ocr", submission.model, principal, workers)
     if not await gateway.broker.queue.has_room(model):
         raise gateway.broker.queue.full(model)
@@ -34,11 +35,10 @@ async def submit_ocr(request: Request) -> Response:
     payload = {"prompt": submission.prompt, "options": dict(submission.options)}
     new = _new_job("ocr", model, principal, options, payload, file)
     try:
-        job = await gateway.broker.queue.submit(new)
+        return await _submit(gateway, new, options, sum(worker.serves(model) for worker in workers), limits)
     except QueueFull:
         await gateway.broker.files.delete(file.id)
         raise
-    return await _answer(gateway, job, options, sum(worker.serves(model) for worker in workers), limits)
 
 
 async def submit_chat(request: Request) -> Response:
@@ -46,10 +46,10 @@ async def submit_chat(request: Request) -> Response:
     options = submit_options(request, gateway.settings, principal)
     limits = await _admit(gateway, principal, "chat", request.query_params.get("model"))
     submission = await read_chat(request)
-    workers = await gateway.broker.registry.live_workers()
+    workers = await gateway.broker.registry.known_workers()
     model = await choose_model(gateway, "chat", submission.model, principal, workers)
-    job = await gateway.broker.queue.submit(_new_job("chat", model, principal, options, submission.payload, None))
-    return await _answer(gateway, job, options, sum(worker.serves(model) for worker in workers), limits)
+    new = _new_job("chat", model, principal, options, submission.payload, None)
+    return await _submit(gateway, new, options, sum(worker.serves(model) for worker in workers), limits)
 
 
 async def _admit(gateway: Context, principal: Principal, task: str, asked: str | None) -> dict[str, str]:
@@ -84,15 +84,20 @@ def _new_job(
     )
 
 
-async def _answer(gateway: Context, job: Job, options: SubmitOptions, workers: int, limits: dict[str, str]) -> Response:
-    headers = {"Location": f"/api/jobs/{job.id}", **limits}
-    if options.wait is not None:
-        headers["Preference-Applied"] = f"wait={options.wait}"
-        job = await _wait(gateway, job.id, None, options.wait)
-        if job.status.terminal:
-            return json_body(await _body(gateway, job), headers=headers)
-    position = await gateway.broker.positions.of(job)
-    return json_body(accepted(job, position, workers), 202, headers)
+async def _submit(
+    gateway: Context, new: NewJob, options: SubmitOptions, workers: int, limits: dict[str, str]
+) -> Response:
+    broker, headers = gateway.broker, {"Location": f"/api/jobs/{new.id}", **limits}
+    # Whoever watches before the job is there misses nothing and need not look first.
+    with broker.feed.watch(new.id) as ended:
+        job = await broker.queue.submit(new)
+        if options.wait is not None:
+            headers["Preference-Applied"] = f"wait={options.wait}"
+            await happens(ended, options.wait)
+            job = await broker.reader.get(str(new.id), None)
+    if job.status.terminal:
+        return json_body(await _body(gateway, job), headers=headers)
+    return json_body(accepted(job, await broker.positions.of(job), workers), 202, headers)
 
 
 async def _wait(gateway: Context, job_id: ObjectId, subject: str | None, seconds: int) -> Job:
