@@ -100,6 +100,7 @@ def connect(uri: str, name: str) -> Database:
 CLAIM_INDEX = "claim"
 PLACE_INDEX = "place"
 SLOT_INDEX = "slot"
+IDEMPOTENCY_INDEX = "idempotency"
 _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
     CLAIM_INDEX: (
         [("model", 1), ("lane", 1), ("seq", 1)],
@@ -117,6 +118,10 @@ _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
     "lease": ([("lease_expires_at", 1)], {"sparse": True}),
     "owner": ([("subject", 1), ("_id", -1)], {}),
     "model_status": ([("model", 1), ("status", 1), ("_id", -1)], {}),
+    IDEMPOTENCY_INDEX: (
+        [("subject", 1), ("idempotency.key", 1)],
+        {"unique": True, "partialFilterExpression": {"idempotency.key": {"$exists": True}}},
+    ),
     "file": ([("file.id", 1)], {"sparse": True}),
     "result_file": ([("result_file", 1)], {"sparse": True}),
 }

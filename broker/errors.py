@@ -12,6 +12,7 @@ RoundhouseError                  config/errors.py: a stable ``code`` and one sen
 │   ├── JobFinished              it has ended, so it cannot be cancelled
 │   ├── ModelNotFound            neither a model nor an alias has this name
 │   ├── QueueFull                no place free; ``retry_after`` in seconds
+│   ├── IdempotencyConflict      the same key with another content
 │   ├── FileMissing              the job's document is not in the store
 │   └── MongodError              the embedded mongod cannot be found, started or reached
 └── EngineError                  an attempt failed in its engine
@@ -58,6 +59,13 @@ class QueueFull(BrokerError):
     def __init__(self, model: str, limit: int, retry_after: int) -> None:
         super().__init__(f"All {limit} places of {model} are taken; try again in {retry_after} s.", model=model)
         self.retry_after = retry_after
+
+
+class IdempotencyConflict(BrokerError):
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The Idempotency-Key {key!r} came with another content before; take a new key.")
 
 
 class FileMissing(BrokerError):

@@ -66,6 +66,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's ``Idempotency-Key``, unique per subject, and the digest of the content that it came with."""
+
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt ended without a result.
 
@@ -94,6 +102,7 @@ class NewJob:
     client: str | None = None
     priority: Priority = Priority.NORMAL
     file: StoredFile | None = None
+    idempotency: Idempotency | None = None
     id: ObjectId = field(default_factory=ObjectId)
 
 

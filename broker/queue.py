@@ -10,19 +10,29 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
-from bson import ObjectId, Timestamp
+from bson import ObjectId
 from pymongo import UpdateOne
-from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError, WriteError
+from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
-from broker.database import HEALED, PLACE_INDEX, SLOT_INDEX, Database
-from broker.errors import JobFinished, JobNotFound, ModelNotFound, QueueFull
+from broker.database import HEALED, IDEMPOTENCY_INDEX, PLACE_INDEX, SLOT_INDEX, Database
+from broker.errors import IdempotencyConflict, JobFinished, JobNotFound, ModelNotFound, QueueFull
 from broker.group_commit import GroupCommit
-from broker.job import LEASE_EXPIRED, Document, Failure, Job, NewJob, Status, after_failure
-from broker.lanes import Lanes, lane_expression, lane_name
+from broker.job import LEASE_EXPIRED, Document, Failure, Idempotency, Job, NewJob, Status, after_failure
+from broker.job_updates import (
+    HELD,
+    LAPSED,
+    OPEN,
+    claimed_job,
+    error_entry,
+    fence,
+    from_now,
+    literal,
+    new_document,
+    write_error,
+)
+from broker.lanes import Lanes, lane_expression
 from broker.numbers import NumberPool
 from broker.retry import backoff
 from config import ModelSettings, QueueSettings
@@ -31,23 +41,8 @@ log = logging.getLogger(__name__)
 
 # Seconds after which a client that found no place may ask again.
 RETRY_AFTER = 5
-_DUPLICATE_KEY = 11000
 
 _INDEX_OF = {"place": PLACE_INDEX, "slot": SLOT_INDEX}
-_LAPSED = {"$lte": ["$lease_expires_at", "$$NOW"]}
-# What a processing job has and no other job may have.
-_HELD = ["slot", "token", "worker", "lease_expires_at", "progress"]
-# What an ended job has no more.
-_OPEN = ["place", "slot", "lease_expires_at"]
-
-
-def _from_now(seconds: float) -> dict[str, Any]:
-    return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": round(seconds * 1000)}}
-
-
-def _literal(value: Any) -> dict[str, Any]:
-    """Keeps a client's or an engine's text from being read as an aggregation expression."""
-    return {"$literal": value}
 
 
 class JobQueue:
@@ -82,19 +77,37 @@ class JobQueue:
         return not pool.empty or await self._refill("place", model, self._places(model))
 
     async def submit(self, new: NewJob) -> Job:
-        """Stores the job durably in a free place. Raises QueueFull, with nothing written, where there is none."""
+        """Stores the job durably in a free place.
+
+        Where its Idempotency-Key came before, the job of then, of another id, is returned instead; with another
+        content, IdempotencyConflict is raised. Raises QueueFull, with nothing written, where no place is free.
+        """
         model = self._model(new.model)
-        document = _document(new, model)
+        document = new_document(new, model)
         pool, limit = self._pools["place", new.model], self._places(new.model)
         while (place := await self._take("place", new.model, limit)) is not None:
             try:
                 await self._submits.put({**document, "place": place})
-            except DuplicateKeyError:
-                continue  # another process took this place first
+            except DuplicateKeyError as error:
+                if new.idempotency is None or IDEMPOTENCY_INDEX not in str(error):
+                    continue  # another process took this place first
+                if earlier := await self.earlier(new.subject, new.idempotency):
+                    return earlier
             finally:
                 pool.settle(place)
             return Job.from_document(document)
         raise self.full(new.model)
+
+    async def knows(self, subject: str, key: str) -> bool:
+        """Whether a job of the subject came with this Idempotency-Key."""
+        return await self._jobs.find_one({"subject": subject, "idempotency.key": key}, {"_id": 1}) is not None
+
+    async def earlier(self, subject: str, idempotency: Idempotency) -> Job | None:
+        """The job that came with this key and content before. Raises IdempotencyConflict."""
+        document = await self._jobs.find_one({"subject": subject, "idempotency.key": idempotency.key})
+        if document is not None and document["idempotency"]["digest"] != idempotency.digest:
+            raise IdempotencyConflict(idempotency.key)
+        return None if document is None else Job.from_document(document)
 
     async def _insert(self, documents: Sequence[Document]) -> list[Exception | None]:
         """One durable command for all; which of them found their place taken."""
@@ -105,7 +118,7 @@ class JobQueue:
             if error.details["writeConcernErrors"]:
                 raise
             for fault in error.details["writeErrors"]:
-                outcomes[fault["index"]] = _write_error(fault)
+                outcomes[fault["index"]] = write_error(fault)
         return outcomes
 
     def full(self, model: str) -> QueueFull:
@@ -189,7 +202,7 @@ class JobQueue:
             "worker": worker,
             "attempts": {"$add": ["$attempts", 1]},
             "started_at": "$$NOW",
-            "lease_expires_at": _from_now(self._settings.lease),
+            "lease_expires_at": from_now(self._settings.lease),
         }
         free = {"_id": {"$in": ids}, "status": Status.QUEUED.value, "lane": {"$gte": ""}}
         try:
@@ -200,7 +213,7 @@ class JobQueue:
             log.warning("an unclear claim is looked for: %s", error)
             return await self._look_for_claims(model, slots, token), True
         if written.modified_count == len(ids):
-            return [_claimed(job, token, slot, worker) for job, slot in zip(waiting, slots, strict=False)], False
+            return [claimed_job(job, token, slot, worker) for job, slot in zip(waiting, slots, strict=False)], False
         return await self._look_for_claims(model, slots, token), False
 
     async def _look_for_claims(self, model: str, slots: Sequence[int], token: str) -> list[Job]:
@@ -224,7 +237,7 @@ class JobQueue:
             "status": Status.PROCESSING.value,
             "token": {"$in": list(held.values())},
         }
-        lease = [{"$set": {"lease_expires_at": _from_now(self._settings.lease)}}]
+        lease = [{"$set": {"lease_expires_at": from_now(self._settings.lease)}}]
         renewed = await self._weak.update_many(mine, lease)
         if renewed.matched_count == len(held):
             return set()
@@ -233,7 +246,7 @@ class JobQueue:
 
     async def progress(self, job: Job, done: int, total: int | None, unit: str) -> None:
         """Tells how far the attempt is. ``w:1``: the next one heals a lost one."""
-        await self._weak.update_one(_fence(job), {"$set": {"progress": {"done": done, "total": total, "unit": unit}}})
+        await self._weak.update_one(fence(job), {"$set": {"progress": {"done": done, "total": total, "unit": unit}}})
 
     async def complete(self, job: Job, result: Mapping[str, Any]) -> bool:
         """Records the result. ``result`` is what goes into the document, see ``broker.results``.
@@ -246,10 +259,10 @@ class JobQueue:
         """One durable command for all; whether each write stands."""
         writes = [
             UpdateOne(
-                _fence(job),
+                fence(job),
                 {
                     "$set": {"status": Status.COMPLETED.value, **result},
-                    "$unset": dict.fromkeys(_OPEN, ""),
+                    "$unset": dict.fromkeys(OPEN, ""),
                     "$currentDate": {"finished_at": True},
                 },
             )
@@ -266,23 +279,23 @@ class JobQueue:
 
     async def fail(self, job: Job, failure: Failure) -> Status | None:
         """Records a failed attempt: back to the queue after a backoff, or to the end. None where the lease was lost."""
-        return await self._end_attempt(job, failure, _fence(job))
+        return await self._end_attempt(job, failure, fence(job))
 
     async def _end_attempt(self, job: Job, failure: Failure, fence: Mapping[str, Any]) -> Status | None:
         status = after_failure(job.attempts, job.max_retries, failure)
-        errors = {"errors": {"$concatArrays": [{"$ifNull": ["$errors", []]}, [_error_entry(job, failure)]]}}
+        errors = {"errors": {"$concatArrays": [{"$ifNull": ["$errors", []]}, [error_entry(job, failure)]]}}
         if status is not Status.QUEUED:
-            error = _literal({"code": failure.code, "message": failure.message})
+            error = literal({"code": failure.code, "message": failure.message})
             return status if await self._finish(job, status, {**errors, "error": error}, fence) else None
         delay = backoff(job.attempts, self._settings.retry_backoff, self._settings.retry_backoff_max)
-        again = {"status": status.value, "not_before": _from_now(delay), **errors}
-        written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": _HELD}])
+        again = {"status": status.value, "not_before": from_now(delay), **errors}
+        written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": HELD}])
         return status if written.matched_count else None
 
     async def _finish(self, job: Job, status: Status, changes: Mapping[str, Any], fence: Mapping[str, Any]) -> bool:
         update: list[dict[str, Any]] = [
             {"$set": {"status": status.value, "finished_at": "$$NOW", **changes}},
-            {"$unset": _OPEN},
+            {"$unset": OPEN},
         ]
         written = await self._jobs.update_one(fence, update)
         if written.matched_count:
@@ -298,7 +311,7 @@ class JobQueue:
             "lane": lane_expression(),
             "attempts": {"$subtract": ["$attempts", 1]},
         }
-        written = await self._jobs.update_one(_fence(job), [{"$set": again}, {"$unset": _HELD}])
+        written = await self._jobs.update_one(fence(job), [{"$set": again}, {"$unset": HELD}])
         return written.matched_count == 1
 
     async def free_slot(self, job: Job) -> None:
@@ -340,7 +353,7 @@ class JobQueue:
 
     async def expired(self, limit: int = 1000) -> list[Job]:
         """Jobs whose lease has ended, processing or cancelled."""
-        lapsed = {"lease_expires_at": {"$exists": True}, "$expr": _LAPSED}
+        lapsed = {"lease_expires_at": {"$exists": True}, "$expr": LAPSED}
         return [Job.from_document(document) async for document in self._jobs.find(lapsed).limit(limit)]
 
     async def reap(self, job: Job) -> Status | None:
@@ -348,7 +361,7 @@ class JobQueue:
         if job.status is Status.CANCELLED:
             await self.free_slot(job)
             return None
-        return await self._end_attempt(job, LEASE_EXPIRED, _fence(job) | {"$expr": _LAPSED})
+        return await self._end_attempt(job, LEASE_EXPIRED, fence(job) | {"$expr": LAPSED})
 
     async def promote(self) -> int:
         """Makes the jobs whose backoff is over claimable again; returns how many."""
@@ -357,53 +370,3 @@ class JobQueue:
             due | {"status": Status.QUEUED.value}, [{"$set": {"lane": lane_expression()}}, {"$unset": ["not_before"]}]
         )
         return written.modified_count
-
-
-def _fence(job: Job) -> dict[str, Any]:
-    return {"_id": job.id, "status": Status.PROCESSING.value, "token": job.token}
-
-
-def _claimed(document: Document, token: str, slot: int, worker: str) -> Job:
-    """The document as the claim has left it, without reading it again; its times are the database's to know."""
-    changes = {"token": token, "slot": slot, "worker": worker, "attempts": document["attempts"] + 1}
-    return Job.from_document({**document, **changes, "status": Status.PROCESSING.value})
-
-
-def _write_error(fault: Mapping[str, Any]) -> WriteError:
-    kind = DuplicateKeyError if fault["code"] == _DUPLICATE_KEY else WriteError
-    return kind(fault["errmsg"], fault["code"], fault)
-
-
-def _error_entry(job: Job, failure: Failure) -> dict[str, Any]:
-    entry = {
-        "attempt": job.attempts,
-        "code": failure.code,
-        "message": failure.message,
-        "worker": job.worker,
-        **failure.details,
-    }
-    return {"$mergeObjects": [_literal(entry), {"at": "$$NOW"}]}
-
-
-def _document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "_id": new.id,
-        "task": new.task,
-        "model": new.model,
-        "subject": new.subject,
-        "client": new.client,
-        "priority": new.priority.value,
-        "level": new.priority.level,
-        # MongoDB fills an empty timestamp in as it stores the document: the order is the database's, not a host's.
-        "seq": Timestamp(0, 0),
-        "lane": lane_name(new.priority.level, new.subject),
-        "status": Status.QUEUED.value,
-        "attempts": 0,
-        "max_retries": model.max_retries,
-        "timeout": model.timeout,
-        "payload": dict(new.payload),
-        "created_at": datetime.now(UTC),
-    }
-    if new.file is not None:
-        document["file"] = asdict(new.file)
-    return document

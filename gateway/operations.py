@@ -83,6 +83,12 @@ _SUBMIT_PARAMETERS = (
         "How soon; the role caps it. Without it: normal.",
         {"type": "string", "enum": ["high", "normal", "low"]},
     ),
+    Parameter(
+        "Idempotency-Key",
+        "header",
+        "The same key and content again, as long as the job is kept, is the same job.",
+        {"type": "string", "minLength": 1, "maxLength": 255},
+    ),
     _PREFER,
     _WAIT,
 )
@@ -116,19 +122,21 @@ _SUBMIT_ANSWERS = (
         200,
         "The job ended within the wait that was asked for; its `status` says how",
         JobBody,
-        ("Location", "Preference-Applied", *RATE_HEADERS),
+        ("Location", "Preference-Applied", "Idempotent-Replayed", *RATE_HEADERS),
     ),
     Answer(
         202,
         "The job is stored and will be run",
         Accepted,
-        ("Location", "Preference-Applied", *RATE_HEADERS),
+        ("Location", "Preference-Applied", "Idempotent-Replayed", *RATE_HEADERS),
     ),
 )
 _SUBMIT_PROBLEMS = (
     "empty_body",
     "file_missing",
+    "idempotency_conflict",
     "invalid_client_id",
+    "invalid_idempotency_key",
     "invalid_json",
     "invalid_priority",
     "invalid_query",

@@ -38,6 +38,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "invalid_credentials": 400,
         "invalid_cursor": 400,
         "invalid_grant": 400,
+        "invalid_idempotency_key": 400,
         "invalid_json": 400,
         "invalid_multipart": 400,
         "invalid_priority": 400,
@@ -63,6 +64,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
         # What the broker raises.
         "database_unavailable": 503,
         "file_missing": 410,
+        "idempotency_conflict": 422,
         "job_finished": 409,
         "job_not_found": 404,
         "model_not_found": 404,

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway import admin, jobs
+from gateway import admin, jobs, submit
 from gateway.auth import grant_token
 from gateway.context import context
 from gateway.docs import DOCS_ROUTES
@@ -19,8 +19,8 @@ async def token(request: Request) -> Response:
 ROUTES: list[BaseRoute] = [
     Route("/health", health, methods=["GET"]),
     Route("/auth/token", token, methods=["POST"]),
-    Route("/api/ocr", jobs.submit_ocr, methods=["POST"]),
-    Route("/api/chat", jobs.submit_chat, methods=["POST"]),
+    Route("/api/ocr", submit.submit_ocr, methods=["POST"]),
+    Route("/api/chat", submit.submit_chat, methods=["POST"]),
     Route("/api/jobs", jobs.list_jobs, methods=["GET"]),
     Route("/api/jobs/{id}", jobs.get_job, methods=["GET"]),
     Route("/api/jobs/{id}", jobs.cancel_job, methods=["DELETE"]),

@@ -32,11 +32,12 @@ _DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
-    """How a job is to be queued and answered. ``wait`` in seconds; None: answer at once."""
+    """How a job is to be queued and answered. ``wait`` in seconds; None: answer at once. ``key``: Idempotency-Key."""
 
     client: str | None
     priority: Priority
     wait: int | None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,14 @@ def submit_options(request: Request, settings: Settings, principal: Principal) -
         client=_client(request.headers.get("x-client-id")),
         priority=priority_of(request.headers.get("x-priority"), principal.role, highest),
         wait=wait_seconds(request, settings),
+        key=_idempotency_key(request.headers.get("idempotency-key")),
     )
+
+
+def _idempotency_key(key: str | None) -> str | None:
+    if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise Problem("invalid_idempotency_key", "Idempotency-Key has to be 1 to 255 printable ASCII characters.")
+    return key
 
 
 def _client(label: str | None) -> str | None:

@@ -1,0 +1,83 @@
+"""What job documents and the updates to them are made of, as pure code; ``broker.queue`` does the writing."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import Timestamp
+from pymongo.errors import DuplicateKeyError, WriteError
+
+from broker.job import Document, Failure, Job, NewJob, Status
+from broker.lanes import lane_name
+from config import ModelSettings
+
+DUPLICATE_KEY = 11000
+
+LAPSED = {"$lte": ["$lease_expires_at", "$$NOW"]}
+# What a processing job has and no other job may have.
+HELD = ["slot", "token", "worker", "lease_expires_at", "progress"]
+# What an ended job has no more.
+OPEN = ["place", "slot", "lease_expires_at"]
+
+
+def from_now(seconds: float) -> dict[str, Any]:
+    return {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": round(seconds * 1000)}}
+
+
+def literal(value: Any) -> dict[str, Any]:
+    """Keeps a client's or an engine's text from being read as an aggregation expression."""
+    return {"$literal": value}
+
+
+def fence(job: Job) -> dict[str, Any]:
+    """Matches the job as long as this very attempt holds it."""
+    return {"_id": job.id, "status": Status.PROCESSING.value, "token": job.token}
+
+
+def claimed_job(document: Document, token: str, slot: int, worker: str) -> Job:
+    """The document as the claim has left it, without reading it again; its times are the database's to know."""
+    changes = {"token": token, "slot": slot, "worker": worker, "attempts": document["attempts"] + 1}
+    return Job.from_document({**document, **changes, "status": Status.PROCESSING.value})
+
+
+def write_error(fault: Mapping[str, Any]) -> WriteError:
+    kind = DuplicateKeyError if fault["code"] == DUPLICATE_KEY else WriteError
+    return kind(fault["errmsg"], fault["code"], fault)
+
+
+def error_entry(job: Job, failure: Failure) -> dict[str, Any]:
+    entry = {
+        "attempt": job.attempts,
+        "code": failure.code,
+        "message": failure.message,
+        "worker": job.worker,
+        **failure.details,
+    }
+    return {"$mergeObjects": [literal(entry), {"at": "$$NOW"}]}
+
+
+def new_document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "_id": new.id,
+        "task": new.task,
+        "model": new.model,
+        "subject": new.subject,
+        "client": new.client,
+        "priority": new.priority.value,
+        "level": new.priority.level,
+        # MongoDB fills an empty timestamp in as it stores the document: the order is the database's, not a host's.
+        "seq": Timestamp(0, 0),
+        "lane": lane_name(new.priority.level, new.subject),
+        "status": Status.QUEUED.value,
+        "attempts": 0,
+        "max_retries": model.max_retries,
+        "timeout": model.timeout,
+        "payload": dict(new.payload),
+        "created_at": datetime.now(UTC),
+    }
+    if new.file is not None:
+        document["file"] = asdict(new.file)
+    if new.idempotency is not None:
+        document["idempotency"] = asdict(new.idempotency)
+    return document

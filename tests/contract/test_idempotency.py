@@ -1,0 +1,81 @@
+"""``Idempotency-Key``: the same request sent again is the same job, however often and in whichever form."""
+
+import asyncio
+import base64
+
+import pytest
+
+from gateway.users import Users
+from tests import documents
+from tests.deployments import Gateway
+from worker.worker import Worker
+
+KEY = {"Idempotency-Key": "order 66"}
+
+
+async def test_the_same_request_again_is_the_same_job(gateway: Gateway) -> None:
+    first = await gateway.http.post("/api/chat", json={"message": "hi"}, headers=KEY)
+    again = await gateway.http.post("/api/chat", json={"message": "hi"}, headers=KEY)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["request_id"] == again.json()["request_id"]
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+async def test_the_same_document_in_another_form_is_the_same_job(gateway: Gateway) -> None:
+    page = documents.page_png()
+    url = f"data:image/png;base64,{base64.b64encode(page).decode()}"
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    responses = [
+        await gateway.http.post("/api/ocr", content=page, headers=KEY),
+        await gateway.http.post("/api/ocr", files={"file": ("page.png", page)}, headers=KEY),
+        await gateway.http.post("/api/ocr", json={"messages": messages}, headers=KEY),
+    ]
+    assert len({response.json()["request_id"] for response in responses}) == 1
+    assert await gateway.broker.database.handle["files.files"].count_documents({}) == 1
+
+
+async def test_the_same_key_with_another_content_is_refused(gateway: Gateway) -> None:
+    await gateway.http.post("/api/chat", json={"message": "hi"}, headers=KEY)
+    for body in ({"message": "ho"}, {"message": "hi", "model": "simulator"}):
+        other = await gateway.http.post("/api/chat", json=body, headers=KEY)
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+
+
+async def test_a_key_belongs_to_its_subject(gateway: Gateway) -> None:
+    first = await gateway.http.post("/api/chat", json={"message": "hi"}, headers=KEY)
+    await Users(gateway.broker.database.handle).create("bob", "bobs-password", "user")
+    await gateway.sign_in("bob", "bobs-password")
+    other = await gateway.http.post("/api/chat", json={"message": "hi"}, headers=KEY)
+    assert other.status_code == 202
+    assert other.json()["request_id"] != first.json()["request_id"]
+
+
+async def test_a_repeated_request_gets_the_result_without_running_again(gateway: Gateway, worker: Worker) -> None:
+    answers = [await gateway.http.post("/api/chat?wait=30", json={"message": "hi"}, headers=KEY) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert answers[0].json()["attempts"] == 1
+
+
+async def test_the_same_key_many_times_at_once_is_one_job(gateway: Gateway) -> None:
+    page = documents.page_png()
+    responses = await asyncio.gather(*(gateway.http.post("/api/ocr", content=page, headers=KEY) for _ in range(12)))
+    assert {response.status_code for response in responses} == {202}
+    assert len({response.json()["request_id"] for response in responses}) == 1
+    assert await gateway.broker.database.jobs.count_documents({}) == 1
+    assert await gateway.broker.database.handle["files.files"].count_documents({}) == 1
+
+
+async def test_a_repeated_request_needs_no_room(gateway: Gateway) -> None:
+    first = await gateway.http.post("/api/chat", json={"message": "hi"}, headers=KEY)
+    await asyncio.gather(*(gateway.http.post("/api/chat", json={"message": "hi"}) for _ in range(19)))
+    assert (await gateway.http.post("/api/chat", json={"message": "hi"})).status_code == 503
+    again = await gateway.http.post("/api/chat", json={"message": "hi"}, headers=KEY)
+    assert (again.status_code, again.json()["request_id"]) == (202, first.json()["request_id"])
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "tab\tbed"])
+async def test_a_key_that_cannot_be_kept_is_refused(gateway: Gateway, key: str) -> None:
+    response = await gateway.http.post("/api/chat", json={"message": "hi"}, headers={"Idempotency-Key": key})
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_idempotency_key")
