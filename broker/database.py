@@ -95,12 +95,15 @@ def connect(uri: str, name: str) -> Database:
     return Database(client, client.get_database(name, codec_options=CODEC))
 
 
-# All are narrowed down to the open jobs by their first fields or by being partial, so claim, admission and reaping
-# stay flat however long the history is. ``lane`` is there only while a job can be claimed.
+# Each index costs every write, so there are no more than these. All but ``owner`` are narrowed down to open or to ended
+# jobs, by being partial or by their fields: claim, admission and reaping stay flat however long the history is.
+# ``lane`` is there only while a job can be claimed.
 CLAIM_INDEX = "claim"
 PLACE_INDEX = "place"
 SLOT_INDEX = "slot"
+BACKOFF_INDEX = "backoff"
 IDEMPOTENCY_INDEX = "idempotency"
+ENDED_INDEX = "ended"
 _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
     CLAIM_INDEX: (
         [("model", 1), ("lane", 1), ("seq", 1)],
@@ -114,16 +117,16 @@ _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
         [("model", 1), ("slot", 1)],
         {"unique": True, "partialFilterExpression": {"slot": {"$gte": 0}}},
     ),
-    "backoff": ([("not_before", 1)], {"sparse": True}),
-    "lease": ([("lease_expires_at", 1)], {"sparse": True}),
+    BACKOFF_INDEX: ([("not_before", 1)], {"sparse": True}),
+    ENDED_INDEX: (
+        [("model", 1), ("status", 1), ("finished_at", -1)],
+        {"partialFilterExpression": {"finished_at": {"$exists": True}}},
+    ),
     "owner": ([("subject", 1), ("_id", -1)], {}),
-    "model_status": ([("model", 1), ("status", 1), ("_id", -1)], {}),
     IDEMPOTENCY_INDEX: (
         [("subject", 1), ("idempotency.key", 1)],
         {"unique": True, "partialFilterExpression": {"idempotency.key": {"$exists": True}}},
     ),
-    "file": ([("file.id", 1)], {"sparse": True}),
-    "result_file": ([("result_file", 1)], {"sparse": True}),
 }
 
 
@@ -145,7 +148,7 @@ async def _ensure_ttl(collection: Collection, field: str, seconds: float) -> Non
     if name in existing and existing[name].get("expireAfterSeconds") != int(seconds):
         await _change_ttl(collection, name, int(seconds))
     else:
-        await collection.create_index([(field, 1)], name=name, expireAfterSeconds=int(seconds))
+        await collection.create_index([(field, 1)], name=name, expireAfterSeconds=int(seconds), sparse=True)
 
 
 async def _change_ttl(collection: Collection, index: str, seconds: int) -> None:

@@ -15,18 +15,23 @@ from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from broker.database import Database
-from broker.job import TERMINAL, Job
+from broker.job import TERMINAL, Job, Status
 
 log = logging.getLogger(__name__)
 
 _TERMINAL = [status.value for status in TERMINAL]
-_ENDED = {"updateDescription.updatedFields.status": {"$in": _TERMINAL}}
-_CLAIMABLE = {"$or": [{"operationType": "insert"}, {"updateDescription.updatedFields.lane": {"$exists": True}}]}
+_ENDED = {"operationType": "update", "updateDescription.updatedFields.status": {"$in": _TERMINAL}}
+# A worker knows of the jobs that it ends itself.
+_CANCELLED = {"operationType": "update", "updateDescription.updatedFields.status": Status.CANCELLED.value}
+_CLAIMABLE = (
+    {"operationType": "insert"},
+    {"operationType": "update", "updateDescription.updatedFields.lane": {"$exists": True}},
+)
 _KEEP = {"operationType": 1, "documentKey": 1, "updateDescription.updatedFields.status": 1}
 
 
 class JobFeed:
-    """Tells of jobs that have ended and, for workers (``claimable=True``), of jobs that can be claimed.
+    """Tells of jobs that have ended or, for workers (``claimable=True``), that were cancelled or can be claimed.
 
     ``claimable`` is an event that is set whenever there may be something to claim; whoever waits for it clears it.
     """
@@ -34,7 +39,7 @@ class JobFeed:
     def __init__(self, database: Database, poll_interval: float, *, claimable: bool = False) -> None:
         self._jobs = database.jobs
         self._poll_interval = poll_interval
-        self._match = {"$or": [_ENDED, _CLAIMABLE]} if claimable else _ENDED
+        self._match = {"$or": [_CANCELLED, *_CLAIMABLE]} if claimable else _ENDED
         self._waiters: defaultdict[ObjectId, set[asyncio.Event]] = defaultdict(set)
         self._closed = False
         self.claimable = asyncio.Event()

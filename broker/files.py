@@ -1,9 +1,7 @@
 """The documents that jobs work on and the results that are too large for a job document, in GridFS."""
 
 import logging
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from bson import ObjectId
 from gridfs import NoFile
@@ -32,11 +30,9 @@ class FileStore:
             handle, bucket_name="files", chunk_size_bytes=CHUNK_SIZE, write_concern=DURABLE
         )
 
-    async def put(
-        self, data: bytes, media_type: str, name: str | None = None, metadata: Mapping[str, Any] | None = None
-    ) -> StoredFile:
-        """Stores ``data``. Nothing refers to the file yet; unless a job soon does, it is swept."""
-        about = {"media_type": media_type, **(metadata or {})}
+    async def put(self, job: ObjectId, data: bytes, media_type: str, name: str | None = None) -> StoredFile:
+        """Stores ``data`` for the job of that id, which need not be there yet: unless it soon is, the file is swept."""
+        about = {"media_type": media_type, "job": job}
         file_id = await self._bucket.upload_from_stream(name or "document", data, metadata=about)
         return StoredFile(file_id, name, media_type, len(data))
 
@@ -57,24 +53,26 @@ class FileStore:
             log.debug("file %s was deleted before", file_id)
 
     async def sweep(self, grace: timedelta = GRACE) -> int:
-        """Deletes files older than ``grace`` that no job refers to; returns how many."""
+        """Deletes files older than ``grace`` that their job does not refer to; returns how many."""
         before, swept = ObjectId.from_datetime(datetime.now(UTC) - grace), 0
         last = ObjectId.from_datetime(datetime.fromtimestamp(0, UTC))
         while batch := await self._older(last, before):
-            orphans = set(batch) - await self._referred(batch)
+            orphans = set(batch) - await self._referred(set(batch.values()))
             for file_id in orphans:
                 await self.delete(file_id)
             swept += len(orphans)
-            last = batch[-1]
+            last = max(batch)
         return swept
 
-    async def _older(self, after: ObjectId, before: ObjectId, limit: int = 500) -> list[ObjectId]:
-        old = self._files.find({"_id": {"$gt": after, "$lt": before}}, {"_id": 1}).sort("_id", 1).limit(limit)
-        return [document["_id"] async for document in old]
+    async def _older(self, after: ObjectId, before: ObjectId, limit: int = 500) -> dict[ObjectId, ObjectId]:
+        """``{file: job}`` of the next ``limit`` files."""
+        range_ = {"_id": {"$gt": after, "$lt": before}}
+        old = self._files.find(range_, {"metadata.job": 1}).sort("_id", 1).limit(limit)
+        return {document["_id"]: document["metadata"]["job"] async for document in old}
 
-    async def _referred(self, file_ids: list[ObjectId]) -> set[ObjectId | None]:
-        named = {"$or": [{"file.id": {"$in": file_ids}}, {"result_file": {"$in": file_ids}}]}
-        found: set[ObjectId | None] = set()
-        async for job in self._jobs.find(named, {"file.id": 1, "result_file": 1}):
-            found.update((job.get("file", {}).get("id"), job.get("result_file")))
+    async def _referred(self, jobs: set[ObjectId]) -> set[ObjectId]:
+        found: set[ObjectId] = set()
+        async for job in self._jobs.find({"_id": {"$in": list(jobs)}}, {"file.id": 1, "result_file": 1}):
+            named = (job.get("file", {}).get("id"), job.get("result_file"))
+            found.update(file_id for file_id in named if file_id is not None)
         return found

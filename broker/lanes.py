@@ -4,6 +4,7 @@ Finding the heads is one distinct scan of the claim index, so it costs by the nu
 queue's depth. (MongoDB makes no distinct scan of a partial index; that is why the claim index is none.)
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -37,25 +38,45 @@ class Lanes:
     def __init__(self, database: Database, weights: Mapping[str, float], aging: float) -> None:
         self._jobs = database.jobs_local
         self._shares = Shares(database, weights)
+        self._alone: dict[str, str] = {}
         self.weights = weights
         self.aging = aging
 
-    async def next_jobs(self, model: str, most: int) -> list[Document]:
+    async def next_jobs(self, model: str, most: int) -> tuple[list[Document], bool]:
         """Up to ``most`` documents in the order in which they are to be claimed; charges their subjects.
 
-        Fewer than there are where more would take another look at the lanes. Who claims them may find some taken.
+        True where others wait, or may, that another look would find. Who claims them may find some taken.
         """
-        heads = await self.heads(model)
+        heads, depth, lanes = await self._look(model, most)
         if not heads:
-            return []
-        if len(heads) == 1 and most == 1:
-            lanes = [[heads[0]]]
-        elif len(heads) <= FEW_LANES:
-            depth = most if len(heads) == 1 else most // len(heads) + 1
-            lanes = [await self._depth(head, depth) for head in heads]
+            return [], False
+        entries = [_lane(jobs, heads[0]["now"].timestamp(), len(jobs) >= depth) for jobs in lanes]
+        documents = {job["_id"]: job for jobs in lanes for job in jobs}
+        clock = await self._shares.clock(model, alone=len({entry.subject for entry in entries}) == 1)
+        chosen = [documents[key] for key in in_order(entries, clock or Clock(), self.weights, self.aging, most)]
+        if clock is not None:
+            await self._shares.charge(model, clock.now, Counter(job["subject"] for job in chosen))
+        return chosen, len(chosen) < len(documents) or any(entry.more for entry in entries)
+
+    async def _look(self, model: str, most: int) -> tuple[list[Document], int, list[list[Document]]]:
+        """The heads of all lanes, and each lane to a depth that is enough for a claim of ``most`` or for a start."""
+        # Mostly one client waits, and mostly the same as a moment ago: then its jobs come with the same round trip.
+        guess = self._alone.get(model)
+        if guess is None:
+            heads, guessed = await self.heads(model), list[Document]()
         else:
-            lanes = [[head] for head in heads]
-        return await self._ordered(model, lanes, heads[0]["now"], most)
+            heads, guessed = await asyncio.gather(self.heads(model), self._depth(model, guess, most))
+        if len(heads) != 1:
+            self._alone.pop(model, None)
+        else:
+            self._alone[model] = heads[0]["lane"]
+        if not heads or len(heads) > FEW_LANES:
+            return heads, 1, [[head] for head in heads]
+        depth = most if len(heads) == 1 else most // len(heads) + 1
+        if len(heads) == 1 and guessed and guess == heads[0]["lane"]:
+            return heads, depth, [guessed]
+        lanes = await asyncio.gather(*(self._depth(model, head["lane"], depth) for head in heads))
+        return heads, depth, [jobs for jobs in lanes if jobs]
 
     async def heads(self, model: str) -> list[Document]:
         """The first job of each lane, with the database's time as ``now``."""
@@ -74,25 +95,14 @@ class Lanes:
         """The model's virtual time as it is now."""
         return await self._shares.clock(model, alone=False) or Clock()
 
-    async def _depth(self, head: Document, depth: int) -> list[Document]:
-        lane = {"model": head["model"], "lane": head["lane"]}
-        return await self._jobs.find(lane).sort("seq", 1).limit(depth).hint(CLAIM_INDEX).to_list()
-
-    async def _ordered(self, model: str, lanes: Sequence[Sequence[Document]], now: Any, most: int) -> list[Document]:
-        filled = [lane for lane in lanes if lane]
-        entries = [_lane(lane, now.timestamp()) for lane in filled]
-        clock = await self._shares.clock(model, alone=len({entry.subject for entry in entries}) == 1)
-        documents = {job["_id"]: job for lane in filled for job in lane}
-        if clock is None:
-            return [documents[key] for key in in_order(entries, Clock(), self.weights, self.aging, most)]
-        chosen = [documents[key] for key in in_order(entries, clock, self.weights, self.aging, most)]
-        await self._shares.charge(model, clock.now, Counter(job["subject"] for job in chosen))
-        return chosen
+    async def _depth(self, model: str, lane: str, depth: int) -> list[Document]:
+        found = self._jobs.find({"model": model, "lane": lane}).sort("seq", 1).limit(depth)
+        return await found.hint(CLAIM_INDEX).to_list()
 
 
-def _lane(jobs: Sequence[Document], now: float) -> Lane[Any]:
+def _lane(jobs: Sequence[Document], now: float, more: bool) -> Lane[Any]:
     entries = [waiting_entry(job["_id"], job["seq"], now) for job in jobs]
-    return Lane(jobs[0]["subject"], jobs[0]["level"], entries, more=True)
+    return Lane(jobs[0]["subject"], jobs[0]["level"], entries, more)
 
 
 def waiting_entry(key: Key, seq: Timestamp, now: float) -> Waiting[Key]:

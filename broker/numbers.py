@@ -33,7 +33,7 @@ class NumberPool:
     """The numbers of one model that this process believes to be free."""
 
     def __init__(self) -> None:
-        self._free: list[int] = []
+        self._free: dict[int, None] = {}
         self._in_flight: set[int] = set()
         self._pause_until = 0.0
 
@@ -56,7 +56,7 @@ class NumberPool:
         """
         free = free_numbers(limit, self._in_flight.union(used))
         start = random.randrange(len(free)) if free else 0
-        self._free = free[start:] + free[:start]
+        self._free = dict.fromkeys(free[start:] + free[:start])
         if len(free) < limit // 100:
             self._pause_until = time.monotonic() + PAUSE
         return bool(free)
@@ -65,12 +65,12 @@ class NumberPool:
         """A number to try. Whoever takes one gives it back by ``settle``, whatever came of it."""
         if not self._free:
             return None
-        number = self._free.pop()
+        number, _ = self._free.popitem()
         self._in_flight.add(number)
         return number
 
     def settle(self, number: int, *, unused: bool = False) -> None:
-        """The write with this number has ended: from now on the database knows about it, unless it was not used."""
+        """The write with this number has ended: the database knows about it from now on. ``unused``: it is free."""
         self._in_flight.discard(number)
         if unused:
-            self._free.append(number)
+            self._free[number] = None

@@ -15,7 +15,7 @@ from typing import Any
 
 from bson import Timestamp
 
-from broker.database import CLAIM_INDEX, Database
+from broker.database import CLAIM_INDEX, ENDED_INDEX, SLOT_INDEX, Database
 from broker.fairness import Lane, in_order
 from broker.job import Job, Status
 from broker.lanes import Lanes, waiting_entry
@@ -94,7 +94,7 @@ class Positions:
         lanes = [await self._lane(head, now) for head in heads]
         ranked = in_order(lanes, clock, self._lanes.weights, self._lanes.aging, DEPTH)
         waiting = await self._jobs.count_documents({"model": model, "lane": {"$gte": ""}}, hint=CLAIM_INDEX)
-        processing = await self._jobs.count_documents({"model": model, "status": Status.PROCESSING.value})
+        processing = await self._jobs.count_documents({"model": model, "slot": {"$gte": 0}}, hint=SLOT_INDEX)
         return _Order({seq: n for n, seq in enumerate(ranked, 1)}, waiting, processing, taken)
 
     async def _lane(self, head: Mapping[str, Any], now: float) -> Lane[Seq]:
@@ -109,9 +109,9 @@ class Positions:
         measured, service = self._services.get(model, (0.0, None))
         if time.monotonic() - measured < SERVICE_TRUST and service is not None:
             return service
-        done = {"model": model, "status": Status.COMPLETED.value}
-        last = self._jobs.find(done, {"started_at": 1, "finished_at": 1}).sort("_id", -1).limit(SAMPLE)
-        spans = [(job["finished_at"] - job["started_at"]).total_seconds() async for job in last]
+        done = {"model": model, "status": Status.COMPLETED.value, "finished_at": {"$exists": True}}
+        last = self._jobs.find(done, {"started_at": 1, "finished_at": 1}).sort("finished_at", -1).limit(SAMPLE)
+        spans = [(job["finished_at"] - job["started_at"]).total_seconds() async for job in last.hint(ENDED_INDEX)]
         service = mean(spans) if spans else None
         self._services[model] = (time.monotonic(), service)
         return service

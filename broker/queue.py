@@ -10,6 +10,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bson import ObjectId
@@ -43,6 +44,14 @@ log = logging.getLogger(__name__)
 RETRY_AFTER = 5
 
 _INDEX_OF = {"place": PLACE_INDEX, "slot": SLOT_INDEX}
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Claimed jobs. ``more``: others may wait that could be claimed, or could be if a slot were free."""
+
+    jobs: list[Job]
+    more: bool
 
 
 class JobQueue:
@@ -155,10 +164,9 @@ class JobQueue:
 
     # ── The worker's side ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def claim(self, model: str, worker: str, most: int = 1) -> list[Job]:
+    async def claim(self, model: str, worker: str, most: int = 1) -> Claims:
         """Takes up to ``most`` jobs, in the fair order, by one atomic write for each.
 
-        Fewer than ``most`` does not mean that no more wait; none does, or that all slots of the model are taken.
         ``w:1``: a claim that a failover rolls back only means that the job is claimed again; the first worker's
         token is then unknown, and its writes match nothing.
         """
@@ -169,7 +177,7 @@ class JobQueue:
             unused: set[int] = set()
             contested = False
             try:
-                waiting = await self._lanes.next_jobs(model, len(slots))
+                waiting, more = await self._lanes.next_jobs(model, len(slots))
                 if waiting:
                     claimed, contested = await self._claim(model, waiting, slots, worker)
                 if not contested:
@@ -178,14 +186,23 @@ class JobQueue:
                 for slot in slots:
                     pool.settle(slot, unused=slot in unused)
             if claimed or not waiting:
-                return claimed
-        return []
+                return Claims(claimed, more or len(claimed) < len(waiting))
+        return Claims([], True)
 
     async def _take_slots(self, model: str, limit: int, most: int) -> list[int]:
+        """Numbers believed to be free; the database is asked only where none is, as its answer is dear."""
         slots: list[int] = []
-        while len(slots) < most and (slot := await self._take("slot", model, limit)) is not None:
+        pool = self._pools["slot", model]
+        while len(slots) < most and (slot := pool.take()) is not None:
             slots.append(slot)
+        if not slots and await self._refill("slot", model, limit):
+            return await self._take_slots(model, limit, most)
         return slots
+
+    def _slot_is_free(self, job: Job) -> None:
+        """This process has just ended its hold on the job's slot."""
+        if job.slot is not None:
+            self._pools["slot", job.model].settle(job.slot, unused=True)
 
     async def _claim(
         self, model: str, waiting: Sequence[Document], slots: Sequence[int], worker: str
@@ -241,7 +258,8 @@ class JobQueue:
         renewed = await self._weak.update_many(mine, lease)
         if renewed.matched_count == len(held):
             return set()
-        kept = {document["_id"] async for document in self._weak.find(mine, {"_id": 1})}
+        # Not by a majority read: it would not see a claim of this moment, and its worker would give the job up.
+        kept = {document["_id"] async for document in self._local.find(mine, {"_id": 1})}
         return set(held) - kept
 
     async def progress(self, job: Job, done: int, total: int | None, unit: str) -> None:
@@ -270,6 +288,8 @@ class JobQueue:
         ]
         written = await self._jobs.bulk_write(writes, ordered=False)
         if written.matched_count == len(writes):
+            for job, _ in completions:
+                self._slot_is_free(job)
             return [True] * len(writes)
         # Some leases were lost, or the same write had succeeded before its answer was lost: the tokens tell.
         ids = [job.id for job, _ in completions]
@@ -290,7 +310,10 @@ class JobQueue:
         delay = backoff(job.attempts, self._settings.retry_backoff, self._settings.retry_backoff_max)
         again = {"status": status.value, "not_before": from_now(delay), **errors}
         written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": HELD}])
-        return status if written.matched_count else None
+        if not written.matched_count:
+            return None
+        self._slot_is_free(job)
+        return status
 
     async def _finish(self, job: Job, status: Status, changes: Mapping[str, Any], fence: Mapping[str, Any]) -> bool:
         update: list[dict[str, Any]] = [
@@ -353,8 +376,9 @@ class JobQueue:
 
     async def expired(self, limit: int = 1000) -> list[Job]:
         """Jobs whose lease has ended, processing or cancelled."""
-        lapsed = {"lease_expires_at": {"$exists": True}, "$expr": LAPSED}
-        return [Job.from_document(document) async for document in self._jobs.find(lapsed).limit(limit)]
+        lapsed = {"slot": {"$gte": 0}, "$expr": LAPSED}
+        found = self._jobs.find(lapsed).hint(SLOT_INDEX).limit(limit)
+        return [Job.from_document(document) async for document in found]
 
     async def reap(self, job: Job) -> Status | None:
         """Takes an expired job from its worker, the attempt counted. None where the worker was quicker."""

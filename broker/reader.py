@@ -1,16 +1,16 @@
 """Reading jobs: single ones, lists, positions and counts. Majority reads: what a client saw once is never unseen."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bson import ObjectId
 
-from broker.database import Database
+from broker.database import BACKOFF_INDEX, CLAIM_INDEX, ENDED_INDEX, SLOT_INDEX, Database
 from broker.errors import JobNotFound
 from broker.group_commit import GroupCommit
-from broker.job import Document, Job, Status, parse_job_id
+from broker.job import TERMINAL, Document, Job, Status, parse_job_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +76,23 @@ class JobReader:
 
     async def counts(self, model: str) -> Counts:
         """How many jobs of the model there are in each status."""
-        numbers = await asyncio.gather(
-            *(self._jobs.count_documents({"model": model, "status": status.value}) for status in Status)
-        )
-        return Counts(**dict(zip((status.value for status in Status), numbers, strict=True)))
-
-    async def open_counts(self, models: list[str]) -> dict[str, tuple[int, int]]:
-        """``{model: (queued, processing)}`` of several models, in one query."""
-        open_jobs = {"$in": [Status.QUEUED.value, Status.PROCESSING.value]}
-        grouped = await self._jobs.aggregate(
-            [
-                {"$match": {"model": {"$in": models}, "status": open_jobs}},
-                {"$group": {"_id": {"model": "$model", "status": "$status"}, "count": {"$sum": 1}}},
-            ]
-        )
-        found = {(row["_id"]["model"], row["_id"]["status"]): row["count"] async for row in grouped}
-        return {
-            model: (
-                found.get((model, Status.QUEUED.value), 0),
-                found.get((model, Status.PROCESSING.value), 0),
+        queued, processing = await self.open_counts(model)
+        ended = await asyncio.gather(
+            *(
+                self._count({"model": model, "status": status.value, "finished_at": {"$exists": True}}, ENDED_INDEX)
+                for status in TERMINAL
             )
-            for model in models
-        }
+        )
+        return Counts(queued, processing, *ended)
+
+    async def open_counts(self, model: str) -> tuple[int, int]:
+        """(queued, processing)."""
+        claimable, backing_off, processing = await asyncio.gather(
+            self._count({"model": model, "lane": {"$gte": ""}}, CLAIM_INDEX),
+            self._count({"not_before": {"$exists": True}, "model": model}, BACKOFF_INDEX),
+            self._count({"model": model, "slot": {"$gte": 0}, "status": Status.PROCESSING.value}, SLOT_INDEX),
+        )
+        return claimable + backing_off, processing
+
+    async def _count(self, query: Mapping[str, Any], index: str) -> int:
+        return await self._jobs.count_documents(query, hint=index)

@@ -1,4 +1,4 @@
-"""Results: small ones in the job document, large ones in a file that carries the attempt's token."""
+"""Results: small ones in the job document, large ones in a file that the fenced write refers to."""
 
 import json
 from collections.abc import Mapping
@@ -16,8 +16,7 @@ async def pack(files: FileStore, job: Job, result: Mapping[str, Any]) -> dict[st
     text = json.dumps(result, ensure_ascii=False).encode()
     if len(text) <= INLINE_LIMIT:
         return {"result": dict(result)}
-    about = {"job": job.id, "token": job.token}
-    return {"result_file": (await files.put(text, "application/json", metadata=about)).id}
+    return {"result_file": (await files.put(job.id, text, "application/json")).id}
 
 
 async def unpack(files: FileStore, job: Job) -> Mapping[str, Any] | None:

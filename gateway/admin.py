@@ -9,6 +9,7 @@ from broker.errors import ModelNotFound
 from broker.registry import ModelState, Worker
 from gateway.auth import require_role
 from gateway.context import context, json_body
+from gateway.health import open_counts
 from gateway.problems import Problem
 from gateway.query import integer
 from gateway.schemas import (
@@ -28,7 +29,7 @@ async def models(request: Request) -> Response:
     gateway = context(request)
     names = list(gateway.settings.models)
     workers = await gateway.broker.registry.live_workers()
-    counts = await gateway.broker.reader.open_counts(names)
+    counts = await open_counts(gateway, names)
     bodies = []
     for name, entry in gateway.settings.models.items():
         queued, processing = counts[name]

@@ -45,9 +45,15 @@ async def _ping(gateway: Context) -> float | None:
     return round((time.perf_counter() - start) * 1000, 2)
 
 
+async def open_counts(gateway: Context, models: list[str]) -> dict[str, tuple[int, int]]:
+    """``{model: (queued, processing)}``."""
+    found = await asyncio.gather(*(gateway.broker.reader.open_counts(model) for model in models))
+    return dict(zip(models, found, strict=True))
+
+
 async def _details(gateway: Context) -> dict[str, object]:
     workers = await gateway.broker.registry.live_workers()
-    counts = await gateway.broker.reader.open_counts(list(gateway.settings.models))
+    counts = await open_counts(gateway, list(gateway.settings.models))
     return {
         "workers": len(workers),
         "models": [

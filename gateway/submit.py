@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from broker.errors import QueueFull
 from broker.feed import happens
-from broker.job import Idempotency, Job, NewJob, StoredFile
+from broker.job import Idempotency, Job, NewJob
 from gateway.auth import Principal, principal_of
 from gateway.context import Context, context, json_body
 from gateway.jobs import full_body, wait_for
@@ -49,10 +49,10 @@ async def submit_ocr(request: Request) -> Response:
     model, workers = await _model(arrival, "ocr", submission.model)
     if not await gateway.broker.queue.has_room(model):
         raise gateway.broker.queue.full(model)
-    file = await gateway.broker.files.put(submission.document, submission.media_type, submission.filename)
-    new = _new_job(arrival, "ocr", model, payload, idempotency, file)
+    new = _new_job(arrival, "ocr", model, payload, idempotency)
+    file = await gateway.broker.files.put(new.id, submission.document, submission.media_type, submission.filename)
     try:
-        return await _submit(arrival, new, workers)
+        return await _submit(arrival, replace(new, file=file), workers)
     except QueueFull:
         await gateway.broker.files.delete(file.id)
         raise
@@ -104,7 +104,6 @@ def _new_job(
     model: str,
     payload: Mapping[str, Any],
     idempotency: Idempotency | None,
-    file: StoredFile | None = None,
 ) -> NewJob:
     return NewJob(
         task=task,
@@ -113,7 +112,6 @@ def _new_job(
         payload=payload,
         client=arrival.options.client,
         priority=arrival.options.priority,
-        file=file,
         idempotency=idempotency,
     )
 

@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 class LeaseKeeper:
     """Renews the leases of the jobs that this worker holds, three times per lease, drain included.
 
-    ``on_lost`` is called in the thread of ``loop`` for each job that somebody else has taken or ended.
+    ``on_lost`` is called, in the thread of the loop that made this, with the id and token of each job that somebody
+    else has taken or ended.
     """
 
-    def __init__(self, settings: Settings, uri: str, on_lost: Callable[[ObjectId], None]) -> None:
+    def __init__(self, settings: Settings, uri: str, on_lost: Callable[[ObjectId, str], None]) -> None:
         self._settings = settings
         self._uri = uri
         self._on_lost = on_lost
@@ -38,9 +39,10 @@ class LeaseKeeper:
         with self._guard:
             self._held[job_id] = token
 
-    def drop(self, job_id: ObjectId) -> None:
+    def drop(self, job_id: ObjectId, token: str) -> None:
         with self._guard:
-            self._held.pop(job_id, None)
+            if self._held.get(job_id) == token:
+                del self._held[job_id]
 
     async def stop(self) -> None:
         self._stopped.set()
@@ -71,4 +73,4 @@ class LeaseKeeper:
             log.warning("leases not renewed, trying again: %s", error)
             return
         for job_id in lost:
-            self._caller.call_soon_threadsafe(self._on_lost, job_id)
+            self._caller.call_soon_threadsafe(self._on_lost, job_id, held[job_id])

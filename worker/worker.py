@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from broker.broker import Broker
 from broker.errors import EngineError
+from broker.job import Job
 from broker.registry import HEARTBEAT, ModelState
 from worker.attempt import Attempt, Stop
 from worker.engines.base import Engine
@@ -34,6 +35,7 @@ class Worker:
         self._running: dict[ObjectId, Attempt] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._leases = LeaseKeeper(broker.settings, broker.uri, self._lost)
+        self._backlog: set[str] = set()
         self._draining = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -92,7 +94,7 @@ class Worker:
         while not self._draining.is_set():
             feed.claimable.clear()
             try:
-                while await self._claim_round():
+                while await self._claim_round() and self._backlog:
                     """Each model in turn, so that no model's backlog keeps another's waiting."""
             except PyMongoError as error:
                 log.warning("cannot claim: %s", error)
@@ -103,15 +105,23 @@ class Worker:
         for model in self._ready():
             free = self._broker.settings.models[model].max_concurrent - list(self._tasks.values()).count(model)
             if free <= 0 or self._draining.is_set():
+                self._backlog.add(model)
                 continue
-            for job in await self._broker.queue.claim(model, self.id, free):
-                claimed += 1
-                attempt = Attempt(self._broker, job, self._engines[model])
-                self._running[job.id] = attempt
-                task = asyncio.create_task(self._attend(attempt))
-                self._tasks[task] = model
-                task.add_done_callback(self._done)
+            claims = await self._broker.queue.claim(model, self.id, free)
+            (self._backlog.add if claims.more else self._backlog.discard)(model)
+            claimed += len(claims.jobs)
+            for job in claims.jobs:
+                self._begin(model, job)
         return claimed
+
+    def _begin(self, model: str, job: Job) -> None:
+        attempt = Attempt(self._broker, job, self._engines[model])
+        if job.id in self._running:  # a failover has rolled back the claim that it rests on
+            self._running[job.id].stop(Stop.LOST)
+        self._running[job.id] = attempt
+        task = asyncio.create_task(self._attend(attempt))
+        self._tasks[task] = model
+        task.add_done_callback(self._done)
 
     async def _attend(self, attempt: Attempt) -> None:
         job = attempt.job
@@ -120,18 +130,21 @@ class Worker:
         try:
             await attempt.run()
         finally:
-            self._leases.drop(job.id)
-            del self._running[job.id]
+            self._leases.drop(job.id, job.token)
+            if self._running.get(job.id) is attempt:
+                del self._running[job.id]
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
-        self._broker.feed.claimable.set()
+        # Only where more was waiting: an idle queue need not be asked again after each job.
+        if self._tasks.pop(task) in self._backlog:
+            self._broker.feed.claimable.set()
         if not task.cancelled() and (error := task.exception()):
             log.error("an attempt ended in an error of our own", exc_info=error)
 
-    def _lost(self, job_id: ObjectId) -> None:
-        if job_id in self._running:
-            self._running[job_id].stop(Stop.LOST)
+    def _lost(self, job_id: ObjectId, token: str) -> None:
+        attempt = self._running.get(job_id)
+        if attempt is not None and attempt.job.token == token:
+            attempt.stop(Stop.LOST)
 
     async def _finish(self) -> None:
         """The drain: what runs may finish within the limit, the rest is handed back without an attempt."""

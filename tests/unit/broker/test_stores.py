@@ -28,7 +28,7 @@ WORKER = "worker-1"
 async def test_a_file_comes_back_as_it_was_and_is_gone_when_deleted(store: Database) -> None:
     files = FileStore(store)
     data = bytes(range(256)) * (CHUNK_SIZE // 256 * 2 + 1)
-    stored = await files.put(data, "application/pdf", "letter.pdf")
+    stored = await files.put(ObjectId(), data, "application/pdf", "letter.pdf")
     assert (stored.size, stored.media_type, stored.name) == (len(data), "application/pdf", "letter.pdf")
     assert await files.get(stored.id) == data
     await files.delete(stored.id)
@@ -41,15 +41,18 @@ async def test_only_old_files_that_no_job_refers_to_are_swept(store: Database, q
     from dataclasses import replace
 
     files = FileStore(store)
-    orphan, kept, result = [await files.put(b"x", "image/png") for _ in range(3)]
-    await queue.submit(replace(new_job(), file=kept))
-    (job,) = await queue.claim("alpha", WORKER)
+    new = new_job()
+    orphan, kept, result = [await files.put(new.id, b"x", "image/png") for _ in range(3)]
+    nobodys = await files.put(ObjectId(), b"x", "image/png")
+    await queue.submit(replace(new, file=kept))
+    (job,) = (await queue.claim("alpha", WORKER)).jobs
     await queue.complete(job, {"result_file": result.id})
     assert await files.sweep() == 0, "all are younger than an hour"
-    assert await files.sweep(grace=timedelta(seconds=-2)) == 1
+    assert await files.sweep(grace=timedelta(seconds=-2)) == 2
     assert await files.get(kept.id) == await files.get(result.id) == b"x"
-    with pytest.raises(FileMissing):
-        await files.get(orphan.id)
+    for gone in (orphan, nobodys):
+        with pytest.raises(FileMissing):
+            await files.get(gone.id)
 
 
 @pytest.mark.parametrize(("size", "inline"), [(10, True), (INLINE_LIMIT + 1, False)])
@@ -58,7 +61,7 @@ async def test_a_result_comes_back_whether_it_is_small_or_large(
 ) -> None:
     files = FileStore(store)
     await queue.submit(new_job())
-    (job,) = await queue.claim("alpha", WORKER)
+    (job,) = (await queue.claim("alpha", WORKER)).jobs
     result = {"text": "ж$" * size}
     packed = await pack(files, job, result)
     assert ("result" in packed) == inline
@@ -102,7 +105,7 @@ async def test_a_reaper_waits_for_one_whole_lease_before_it_acts(
     store: Database, queue: JobQueue, reader: JobReader, new_job: Make
 ) -> None:
     await queue.submit(new_job())
-    (job,) = await queue.claim("alpha", WORKER)
+    (job,) = (await queue.claim("alpha", WORKER)).jobs
 
     async def lapsed() -> bool:
         return bool(await queue.expired())
@@ -128,7 +131,7 @@ async def test_a_waiter_is_told_at_once_by_the_stream(
     submitted = await queue.submit(new_job())
     waiting = asyncio.create_task(feed.when_ended(submitted.id, lambda: reader.get(str(submitted.id), None), 30.0))
     await _stream_is_open(store, feed)
-    (job,) = await queue.claim("alpha", WORKER)
+    (job,) = (await queue.claim("alpha", WORKER)).jobs
     await queue.complete(job, {"result": {}})
     assert (await waiting).status is Status.COMPLETED
     running.cancel()
