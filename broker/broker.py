@@ -4,10 +4,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from pymongo.errors import PyMongoError
 
-from broker.clockwork import Clockwork
+from broker.cleanup import Cleaner
+from broker.clockwork import Clockwork, Leadership, Reaper, Task, bury_workers
 from broker.crashes import CrashLog
 from broker.database import connect, ensure_schema
 from broker.feed import JobFeed
@@ -18,6 +20,7 @@ from broker.positions import Positions
 from broker.queue import JobQueue
 from broker.reader import JobReader
 from broker.registry import Registry
+from broker.usage import Usage
 from config import Settings
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,23 @@ class Broker:
         self.registry = Registry(database)
         self.feed = JobFeed(database, settings.queue.poll_interval, claimable=claimable)
         self.ready = asyncio.Event()
-        self._clockwork = Clockwork(database, self.queue, self.files, self.crashes, settings.queue.lease)
+        self.usage = Usage(database)
+        self.leadership = Leadership(database)
+        self._clockwork = self._make_clockwork(settings)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _make_clockwork(self, settings: Settings) -> Clockwork:
+        reaper = Reaper(self.queue, self.crashes, settings.queue.lease)
+        cleaner = Cleaner(self.database, self.files, settings.history.retention)
+        tasks = [
+            Task("reap", 1.0, reaper.tick),
+            Task("promote", 1.0, self.queue.promote),
+            Task("bury", 10.0, partial(bury_workers, self.registry, self.crashes)),
+            Task("usage", 60.0, self.usage.roll_up),
+            Task("clean", 300.0, cleaner.clean),
+            Task("sweep", 600.0, self.files.sweep),
+        ]
+        return Clockwork(self.leadership, tasks, reaper.forget)
 
     @classmethod
     async def open(cls, settings: Settings, *, claimable: bool = False) -> "Broker":

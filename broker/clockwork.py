@@ -1,4 +1,4 @@
-"""What has to happen by the clock, in one process at a time: reap, promote, sweep.
+"""What has to happen by the clock, in one process at a time.
 
 Every gateway and worker process runs the clockwork, but only the one that holds the lease document acts; when it dies
 the next one takes over within LEASE seconds. Were two to act for a moment, nothing would break: every write is fenced.
@@ -7,18 +7,21 @@ the next one takes over within LEASE seconds. Were two to act for a moment, noth
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker.crashes import CrashLog
 from broker.database import Database
-from broker.files import FileStore
 from broker.job import LEASE_EXPIRED
 from broker.queue import JobQueue
+from broker.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +37,27 @@ class Leadership:
         self._me = uuid.uuid4().hex
         self.held = False
 
-    async def seek(self) -> bool:
-        """Takes or renews the lease; whether this process holds it now."""
+    async def seek(self, runs: Sequence[Mapping[str, Any]] = ()) -> bool:
+        """Takes or renews the lease, with what to tell of the last runs; whether this process holds it now."""
         mine = {"$eq": ["$holder", self._me]}
         free = {"$or": [mine, {"$lte": ["$expires_at", "$$NOW"]}]}
         expires = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(LEASE * 1000)}}
         epoch = {"$cond": [mine, "$epoch", {"$add": ["$epoch", 1]}]}
         written = await self._locks.update_one(
             {"_id": _NAME, "$expr": free},
-            [{"$set": {"epoch": epoch}}, {"$set": {"holder": self._me, "expires_at": expires}}],
+            [
+                {"$set": {"epoch": epoch}},
+                {"$set": {"holder": self._me, "expires_at": expires, "runs": {"$literal": list(runs)}}},
+            ],
         )
         self.held = written.matched_count == 1
         if not self.held:
             await self._create()
         return self.held
+
+    async def look(self) -> Mapping[str, Any] | None:
+        """The lease document, whoever holds it; None before the first start."""
+        return await self._locks.find_one({"_id": _NAME})
 
     async def _create(self) -> None:
         """An expired lease, once, for the next ``seek`` to take: MongoDB upserts no document that ``$expr`` chose."""
@@ -104,38 +114,75 @@ class Reaper:
         self._answering_since = None
 
 
+async def bury_workers(registry: Registry, crashes: CrashLog) -> int:
+    """Strikes off the workers that fell silent without signing off, each with an entry in the crash log."""
+    dead = await registry.take_dead()
+    for worker in dead:
+        await crashes.add_worker_death(worker)
+        log.warning("worker %s on %s (pid %d) fell silent", worker.id, worker.host, worker.pid)
+    return len(dead)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something to do every ``every`` seconds."""
+
+    name: str
+    every: float
+    action: Callable[[], Awaitable[object]]
+
+
 class Clockwork:
-    def __init__(self, database: Database, queue: JobQueue, files: FileStore, crashes: CrashLog, lease: float) -> None:
-        self._leadership = Leadership(database)
-        self._queue = queue
-        self._files = files
-        self._reaper = Reaper(queue, crashes, lease)
+    """Runs ``tasks`` in the process that leads, and tells all others how that goes, in the lease document."""
+
+    def __init__(self, leadership: Leadership, tasks: Sequence[Task], on_follow: Callable[[], None]) -> None:
+        self._leadership = leadership
+        self._tasks = tasks
+        self._on_follow = on_follow
+        self._runs: dict[str, dict[str, Any]] = {}
         self._scheduler = AsyncIOScheduler()
 
     def start(self) -> None:
         """Needs a running event loop."""
-        self._every(LEASE / 3, self._lead, leader_only=False)
-        self._every(1.0, self._reaper.tick)
-        self._every(1.0, self._queue.promote)
-        self._every(600.0, self._files.sweep)
+        self._schedule(LEASE / 3, self._lead)
+        for task in self._tasks:
+            self._schedule(task.every, partial(self._run, task))
         self._scheduler.start()
 
-    def _every(self, seconds: float, action: Callable[[], Awaitable[object]], *, leader_only: bool = True) -> None:
-        async def run() -> None:
-            if leader_only and not self._leadership.held:
-                return
-            try:
-                await action()
-            except PyMongoError as error:
-                log.warning("clockwork: %s waits for the database: %s", action, error)
-
+    def _schedule(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         self._scheduler.add_job(
-            run, "interval", seconds=seconds, max_instances=1, coalesce=True, misfire_grace_time=None
+            action, "interval", seconds=seconds, max_instances=1, coalesce=True, misfire_grace_time=None
         )
 
+    async def _run(self, task: Task) -> None:
+        if not self._leadership.held:
+            return
+        started = datetime.now(UTC)
+        try:
+            outcome, ok = str(await task.action()), True
+        except PyMongoError as error:
+            outcome, ok = str(error), False
+            log.warning("%s waits for the database: %s", task.name, error)
+        ended = datetime.now(UTC)
+        self._runs[task.name] = {
+            "name": task.name,
+            "every": task.every,
+            "last_run": started,
+            "seconds": (ended - started).total_seconds(),
+            "next_run": started + timedelta(seconds=task.every),
+            "ok": ok,
+            "outcome": outcome[:500],
+        }
+
     async def _lead(self) -> None:
-        if not await self._leadership.seek():
-            self._reaper.forget()
+        try:
+            leads = await self._leadership.seek(list(self._runs.values()))
+        except PyMongoError as error:
+            log.warning("the clockwork's lease is not renewed: %s", error)
+            return
+        if not leads:
+            self._runs.clear()
+            self._on_follow()
 
     async def stop(self) -> None:
         self._scheduler.shutdown(wait=False)

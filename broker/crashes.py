@@ -6,6 +6,7 @@ from typing import Any
 
 from broker.database import Database
 from broker.job import Failure, Job
+from broker.registry import Worker
 
 
 class CrashLog:
@@ -25,6 +26,22 @@ class CrashLog:
                 "message": failure.message,
                 "details": dict(failure.details),
                 "outcome": outcome,
+            }
+        )
+
+    async def add_worker_death(self, worker: Worker) -> None:
+        """A worker fell silent: it was killed, or lost the database for good."""
+        await self._crashes.insert_one(
+            {
+                "at": datetime.now(UTC),
+                "job": None,
+                "model": None,
+                "attempt": None,
+                "worker": worker.id,
+                "code": "worker_died",
+                "message": f"The worker on {worker.host} (pid {worker.pid}) fell silent without signing off.",
+                "details": {"last_seen": worker.last_seen.isoformat(), "started_at": worker.started_at.isoformat()},
+                "outcome": "removed",
             }
         )
 

@@ -56,6 +56,10 @@ class Database:
         return self._light("jobs")
 
     @property
+    def usage(self) -> Collection:
+        return self._light("usage")
+
+    @property
     def shares(self) -> Collection:
         return self._light("shares")
 
@@ -130,15 +134,21 @@ _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
 }
 
 
+# TTL indexes delete a day later than the cleaner, which does it more gently.
+TTL_MARGIN = 86_400.0
+
+
 async def ensure_schema(database: Database, retention: float) -> None:
     """Creates what is missing. Safe to run in many processes at once. ``retention`` in seconds."""
+    net = retention + TTL_MARGIN
     for name, (keys, options) in _JOB_INDEXES.items():
         await database.jobs.create_index(keys, name=name, **options)
-    await _ensure_ttl(database.jobs, "finished_at", retention)
+    await _ensure_ttl(database.jobs, "finished_at", net)
     await database.crashes.create_index([("model", 1), ("at", -1)], name="model")
-    await _ensure_ttl(database.crashes, "at", retention)
-    await _ensure_ttl(database.workers, "last_seen", retention)
-    await _ensure_ttl(database.missing_models, "last_seen", retention)
+    await _ensure_ttl(database.crashes, "at", net)
+    await _ensure_ttl(database.usage, "hour", net)
+    await _ensure_ttl(database.workers, "last_seen", net)
+    await _ensure_ttl(database.missing_models, "last_seen", net)
 
 
 async def _ensure_ttl(collection: Collection, field: str, seconds: float) -> None:

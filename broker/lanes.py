@@ -1,16 +1,21 @@
 """Which waiting jobs come next: reads the heads of the lanes and asks ``fairness`` for their order.
 
-Finding the heads is one distinct scan of the claim index, so it costs by the number of lanes and stays flat in the
-queue's depth. (MongoDB makes no distinct scan of a partial index; that is why the claim index is none.)
+Where more waits than a claim takes, the heads are found by one distinct scan of the claim index, which costs by the
+number of lanes and stays flat in the queue's depth. (MongoDB makes no distinct scan of a partial index; that is why the
+claim index is none.)
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from bson import Timestamp
 
+from broker.clock import DatabaseClock
 from broker.database import CLAIM_INDEX, Database
 from broker.fairness import Clock, Lane, Waiting, in_order
 from broker.shares import Shares
@@ -38,7 +43,7 @@ class Lanes:
     def __init__(self, database: Database, weights: Mapping[str, float], aging: float) -> None:
         self._jobs = database.jobs_local
         self._shares = Shares(database, weights)
-        self._alone: dict[str, str] = {}
+        self.time = DatabaseClock(database)
         self.weights = weights
         self.aging = aging
 
@@ -47,45 +52,53 @@ class Lanes:
 
         True where others wait, or may, that another look would find. Who claims them may find some taken.
         """
-        heads, depth, lanes = await self._look(model, most)
-        if not heads:
-            return [], False
-        entries = [_lane(jobs, heads[0]["now"].timestamp(), len(jobs) >= depth) for jobs in lanes]
-        documents = {job["_id"]: job for jobs in lanes for job in jobs}
+        lanes = await self._look(model, most)
+        documents = {job["_id"]: job for lane in lanes for job in lane.jobs}
+        if len(lanes) <= 1:
+            jobs = list(documents.values())
+            return jobs, bool(lanes) and lanes[0].more
+        now = await self.time.now()
+        entries = [lane.entry(now) for lane in lanes]
         clock = await self._shares.clock(model, alone=len({entry.subject for entry in entries}) == 1)
         chosen = [documents[key] for key in in_order(entries, clock or Clock(), self.weights, self.aging, most)]
         if clock is not None:
             await self._shares.charge(model, clock.now, Counter(job["subject"] for job in chosen))
-        return chosen, len(chosen) < len(documents) or any(entry.more for entry in entries)
+        return chosen, len(chosen) < len(documents) or any(lane.more for lane in lanes)
 
-    async def _look(self, model: str, most: int) -> tuple[list[Document], int, list[list[Document]]]:
-        """The heads of all lanes, and each lane to a depth that is enough for a claim of ``most`` or for a start."""
-        # Mostly one client waits, and mostly the same as a moment ago: then its jobs come with the same round trip.
-        guess = self._alone.get(model)
-        if guess is None:
-            heads, guessed = await self.heads(model), list[Document]()
-        else:
-            heads, guessed = await asyncio.gather(self.heads(model), self._depth(model, guess, most))
-        if len(heads) != 1:
-            self._alone.pop(model, None)
-        else:
-            self._alone[model] = heads[0]["lane"]
-        if not heads or len(heads) > FEW_LANES:
-            return heads, 1, [[head] for head in heads]
-        depth = most if len(heads) == 1 else most // len(heads) + 1
-        if len(heads) == 1 and guessed and guess == heads[0]["lane"]:
-            return heads, depth, [guessed]
-        lanes = await asyncio.gather(*(self._depth(model, head["lane"], depth) for head in heads))
-        return heads, depth, [jobs for jobs in lanes if jobs]
+    async def _look(self, model: str, most: int) -> list["_Jobs"]:
+        """The lanes, each to a depth that is enough for a claim of ``most`` or for the start of one.
+
+        What waits is mostly little, or mostly one client's: then the first ``most`` jobs, lane by lane, tell it all.
+        """
+        first = await self._first(model, most)
+        lanes = [list(jobs) for _, jobs in groupby(first, key=itemgetter("lane"))]
+        if len(first) < most:
+            return [_Jobs(jobs, more=False) for jobs in lanes]
+        if len(lanes) == 1 and not await self._any_beyond(model, lanes[0][0]["lane"]):
+            return [_Jobs(lanes[0], more=True)]
+        heads = await self.heads(model)
+        if len(heads) > FEW_LANES:
+            return [_Jobs([head], more=True) for head in heads]
+        depth = most // max(1, len(heads)) + 1
+        found = await asyncio.gather(*(self._depth(model, head["lane"], depth) for head in heads))
+        return [_Jobs(jobs, more=len(jobs) == depth) for jobs in found if jobs]
+
+    async def _first(self, model: str, most: int) -> list[Document]:
+        found = self._jobs.find({"model": model, "lane": {"$gte": ""}}).sort([("lane", 1), ("seq", 1)]).limit(most)
+        return await found.hint(CLAIM_INDEX).to_list()
+
+    async def _any_beyond(self, model: str, lane: str) -> bool:
+        beyond = {"model": model, "lane": {"$gt": lane}}
+        return await self._jobs.find_one(beyond, {"_id": 0, "lane": 1}, hint=CLAIM_INDEX) is not None
 
     async def heads(self, model: str) -> list[Document]:
-        """The first job of each lane, with the database's time as ``now``."""
+        """The first job of each lane."""
         heads = await self._jobs.aggregate(
             [
                 {"$match": {"model": model, "lane": {"$gte": ""}}},
                 {"$sort": {"model": 1, "lane": 1, "seq": 1}},
                 {"$group": {"_id": "$lane", "job": {"$first": "$$ROOT"}}},
-                {"$replaceWith": {"$mergeObjects": ["$job", {"now": "$$NOW"}]}},
+                {"$replaceWith": "$job"},
             ],
             hint=CLAIM_INDEX,
         )
@@ -100,9 +113,17 @@ class Lanes:
         return await found.hint(CLAIM_INDEX).to_list()
 
 
-def _lane(jobs: Sequence[Document], now: float, more: bool) -> Lane[Any]:
-    entries = [waiting_entry(job["_id"], job["seq"], now) for job in jobs]
-    return Lane(jobs[0]["subject"], jobs[0]["level"], entries, more)
+@dataclass(frozen=True, slots=True)
+class _Jobs:
+    """The first jobs of a lane; ``more``: there may be others."""
+
+    jobs: list[Document]
+    more: bool
+
+    def entry(self, now: float) -> Lane[Any]:
+        first = self.jobs[0]
+        waiting = [waiting_entry(job["_id"], job["seq"], now) for job in self.jobs]
+        return Lane(first["subject"], first["level"], waiting, self.more)
 
 
 def waiting_entry(key: Key, seq: Timestamp, now: float) -> Waiting[Key]:

@@ -90,7 +90,7 @@ class Positions:
         taken = time.monotonic()
         heads = await self._lanes.heads(model)
         clock = await self._lanes.clock(model)
-        now = heads[0]["now"].timestamp() if heads else 0.0
+        now = await self._lanes.time.now()
         lanes = [await self._lane(head, now) for head in heads]
         ranked = in_order(lanes, clock, self._lanes.weights, self._lanes.aging, DEPTH)
         waiting = await self._jobs.count_documents({"model": model, "lane": {"$gte": ""}}, hint=CLAIM_INDEX)

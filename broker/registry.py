@@ -12,6 +12,8 @@ from broker.database import Database
 # A worker that has not been heard of for this long is not counted as alive. Jobs do not depend on it: leases do.
 HEARTBEAT = 2.0
 SILENCE = timedelta(seconds=3 * HEARTBEAT)
+# After this long a silent worker is counted as dead.
+BURIAL = timedelta(seconds=30)
 # Seconds for which it is believed who is alive.
 KNOWN = 1.0
 # Names that clients send are kept short and few, so that nobody can fill the database with them.
@@ -74,6 +76,15 @@ class Registry:
         oldest = {"$subtract": ["$$NOW", int(SILENCE.total_seconds() * 1000)]}
         recent = {"$expr": {"$gte": ["$last_seen", oldest]}}
         return [_worker(document) async for document in self._workers.find(recent).sort("started_at", 1)]
+
+    async def take_dead(self) -> list[Worker]:
+        """Removes the workers that have been silent for BURIAL; who removes one is the only one to be told."""
+        oldest = {"$subtract": ["$$NOW", int(BURIAL.total_seconds() * 1000)]}
+        silent = {"$expr": {"$lt": ["$last_seen", oldest]}}
+        dead = []
+        while document := await self._workers.find_one_and_delete(silent):
+            dead.append(_worker(document))
+        return dead
 
     async def known_workers(self) -> list[Worker]:
         """The live workers as they were a moment ago: good enough to choose a model by, and free."""

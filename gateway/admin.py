@@ -21,6 +21,8 @@ from gateway.schemas import (
     ModelList,
     ModelOnWorker,
     QueueBody,
+    ScheduledRun,
+    Scheduler,
 )
 
 
@@ -132,3 +134,16 @@ async def missing_models(request: Request) -> Response:
         MissingModel(name=document["_id"], **{k: v for k, v in document.items() if k != "_id"}) for document in found
     ]
     return json_body(MissingModelList(missing_models=bodies))
+
+
+async def scheduler(request: Request) -> Response:
+    require_role(request, "admin")
+    lease = await context(request).broker.leadership.look() or {}
+    return json_body(
+        Scheduler(
+            holder=lease.get("holder"),
+            epoch=lease.get("epoch", 0),
+            lease_expires_at=lease.get("expires_at"),
+            runs=[ScheduledRun(**run) for run in lease.get("runs", ())],
+        )
+    )

@@ -19,6 +19,7 @@ from gateway.schemas import (
     MissingModelList,
     ModelList,
     QueueBody,
+    Scheduler,
 )
 
 VERSION = version("roundhouse")
@@ -283,6 +284,12 @@ OPERATIONS: Operations = {
         tag="admin",
         summary="Names that were asked for and are no model",
         answers=(Answer(200, "Names, how often and by whom", MissingModelList),),
+        role="admin",
+    ),
+    ("GET", "/admin/scheduler"): Operation(
+        tag="admin",
+        summary="What runs by the clock: last and next run of each task, and how it went",
+        answers=(Answer(200, "The clockwork as its leader last told", Scheduler),),
         role="admin",
     ),
     ("GET", "/openapi.json"): Operation(

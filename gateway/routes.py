@@ -28,5 +28,6 @@ ROUTES: list[BaseRoute] = [
     Route("/admin/queue/{model:path}", admin.queue, methods=["GET"]),
     Route("/admin/crashes", admin.crashes, methods=["GET"]),
     Route("/admin/missing-models", admin.missing_models, methods=["GET"]),
+    Route("/admin/scheduler", admin.scheduler, methods=["GET"]),
     *DOCS_ROUTES,
 ]

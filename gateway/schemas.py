@@ -182,9 +182,10 @@ class QueueBody(Body):
 
 class Crash(Body):
     at: datetime
-    job: str
-    model: str
-    attempt: int
+    job: str | None
+    """Null for the death of a worker."""
+    model: str | None
+    attempt: int | None
     worker: str | None
     code: str
     message: str
@@ -207,3 +208,26 @@ class MissingModel(Body):
 
 class MissingModelList(Body):
     missing_models: list[MissingModel]
+
+
+class ScheduledRun(Body):
+    name: str
+    every: float
+    """Seconds between two runs."""
+    last_run: datetime
+    seconds: float
+    """How long it took."""
+    next_run: datetime
+    ok: bool
+    outcome: str
+
+
+class Scheduler(Body):
+    """The clockwork: one process runs it at a time."""
+
+    holder: str | None
+    """The process that leads; null before the first start."""
+    epoch: int
+    """How often the lead has changed hands."""
+    lease_expires_at: datetime | None
+    runs: list[ScheduledRun]

@@ -192,4 +192,4 @@ async def test_a_closing_feed_sends_its_waiters_home(
 async def test_the_schema_is_made_twice_and_takes_a_new_retention(store: Database) -> None:
     await ensure_schema(store, retention=7200.0)
     indexes = await store.jobs.index_information()
-    assert indexes["ttl_finished_at"]["expireAfterSeconds"] == 7200
+    assert indexes["ttl_finished_at"]["expireAfterSeconds"] == 7200 + 86_400

@@ -1,0 +1,64 @@
+"""Retention: what is older than it is deleted in small batches, so that deleting a million rows stalls nobody.
+
+TTL indexes are the net beneath: they remove what is a day older still, should no clockwork have run.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from broker.clock import DatabaseClock
+from broker.database import HEALED, Collection, Database
+from broker.files import FileStore
+
+BATCH = 200
+# A batch is followed by a pause as long as it took, so that the other half of the time is everybody else's.
+LONGEST_RUN = 20.0
+
+
+class Cleaner:
+    """``retention`` in seconds."""
+
+    def __init__(self, database: Database, files: FileStore, retention: float) -> None:
+        # A deletion that a failover takes back is made again at the next run.
+        self._jobs = database.jobs.with_options(write_concern=HEALED)
+        self._crashes = database.crashes.with_options(write_concern=HEALED)
+        self._clock = DatabaseClock(database)
+        self._files = files
+        self._retention = retention
+
+    async def clean(self) -> int:
+        """Deletes for LONGEST_RUN seconds at the most; returns how many jobs and crashes are gone."""
+        until = time.monotonic() + LONGEST_RUN
+        gone = 0
+        while time.monotonic() < until:
+            started = time.monotonic()
+            batch = await self._clean_jobs() + await self._clean_crashes()
+            if batch == 0:
+                break
+            gone += batch
+            await asyncio.sleep(time.monotonic() - started)
+        return gone
+
+    async def _clean_jobs(self) -> int:
+        old = await self._old(self._jobs, "finished_at", {"file.id": 1, "result_file": 1})
+        # The files first: a job that is still there leads to them at the next run.
+        for job in old:
+            for file_id in (job.get("file", {}).get("id"), job.get("result_file")):
+                if file_id is not None:
+                    await self._files.delete(file_id)
+        return await _delete(self._jobs, old)
+
+    async def _clean_crashes(self) -> int:
+        return await _delete(self._crashes, await self._old(self._crashes, "at", {"_id": 1}))
+
+    async def _old(self, collection: Collection, field: str, keep: dict[str, int]) -> list[dict[str, Any]]:
+        old = {field: {"$lt": await self._clock.ago(self._retention)}}
+        return await collection.find(old, keep).sort(field, 1).limit(BATCH).hint(f"ttl_{field}").to_list()
+
+
+async def _delete(collection: Collection, documents: list[dict[str, Any]]) -> int:
+    if not documents:
+        return 0
+    deleted = await collection.delete_many({"_id": {"$in": [document["_id"] for document in documents]}})
+    return deleted.deleted_count
