@@ -7,6 +7,8 @@ import asyncio
 import time
 from typing import Any
 
+from pymongo.read_concern import ReadConcern
+
 from broker.clock import DatabaseClock
 from broker.database import HEALED, Collection, Database
 from broker.files import FileStore
@@ -20,9 +22,10 @@ class Cleaner:
     """``retention`` in seconds."""
 
     def __init__(self, database: Database, files: FileStore, retention: float) -> None:
-        # A deletion that a failover takes back is made again at the next run.
-        self._jobs = database.jobs.with_options(write_concern=HEALED)
-        self._crashes = database.crashes.with_options(write_concern=HEALED)
+        # A deletion that a failover takes back is made again at the next run. A majority read would, for a moment,
+        # find again what was just deleted.
+        self._jobs = database.jobs_local
+        self._crashes = database.crashes.with_options(write_concern=HEALED, read_concern=ReadConcern("local"))
         self._clock = DatabaseClock(database)
         self._files = files
         self._retention = retention
