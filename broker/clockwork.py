@@ -79,7 +79,8 @@ class Reaper:
     """Returns the jobs of silent workers to the queue.
 
     It acts only after it has seen the database answer for one whole lease, so that an outage, during which nobody
-    could renew, burns no attempts.
+    could renew, burns no attempts. An answer that takes a third of a lease is an outage, too: the driver waits for a
+    new primary and asks again by itself, and workers renew that often.
     """
 
     def __init__(self, queue: JobQueue, crashes: CrashLog, lease: float) -> None:
@@ -90,13 +91,14 @@ class Reaper:
 
     async def tick(self) -> int:
         """Reaps what has expired; returns how many jobs."""
+        asked = time.monotonic()
         try:
             expired = await self._queue.expired()
         except PyMongoError:
             self._answering_since = None
             raise
         now = time.monotonic()
-        if self._answering_since is None:
+        if self._answering_since is None or now - asked > self._lease / 3:
             self._answering_since = now
         if now - self._answering_since < self._lease:
             return 0

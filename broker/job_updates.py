@@ -46,6 +46,12 @@ def write_error(fault: Mapping[str, Any]) -> WriteError:
     return kind(fault["errmsg"], fault["code"], fault)
 
 
+def unique_keys(error: DuplicateKeyError) -> Mapping[str, Any]:
+    """The fields of the unique index that the write would have broken."""
+    keys: Mapping[str, Any] = (error.details or {}).get("keyPattern", {})
+    return keys
+
+
 def error_entry(job: Job, failure: Failure) -> dict[str, Any]:
     entry = {
         "attempt": job.attempts,

@@ -17,7 +17,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
-from broker.database import HEALED, IDEMPOTENCY_INDEX, PLACE_INDEX, SLOT_INDEX, Database
+from broker.database import HEALED, PLACE_INDEX, SLOT_INDEX, Database
 from broker.errors import IdempotencyConflict, JobFinished, JobNotFound, ModelNotFound, QueueFull
 from broker.group_commit import GroupCommit
 from broker.job import LEASE_EXPIRED, Document, Failure, Idempotency, Job, NewJob, Status, after_failure
@@ -31,6 +31,7 @@ from broker.job_updates import (
     from_now,
     literal,
     new_document,
+    unique_keys,
     write_error,
 )
 from broker.lanes import Lanes, lane_expression
@@ -98,10 +99,13 @@ class JobQueue:
             try:
                 await self._submits.put({**document, "place": place})
             except DuplicateKeyError as error:
-                if new.idempotency is None or IDEMPOTENCY_INDEX not in str(error):
+                if "_id" in unique_keys(error):
+                    return Job.from_document(document)  # this very submit, repeated after its answer was lost
+                if new.idempotency is None or "idempotency.key" not in unique_keys(error):
                     continue  # another process took this place first
                 if earlier := await self.earlier(new.subject, new.idempotency):
                     return earlier
+                continue  # the earlier job has gone meanwhile
             finally:
                 pool.settle(place)
             return Job.from_document(document)
@@ -125,7 +129,8 @@ class JobQueue:
             await self._jobs.insert_many(documents, ordered=False)
         except BulkWriteError as error:
             if error.details["writeConcernErrors"]:
-                raise
+                # Written, perhaps, but a primary that goes away before a majority has it may take it back.
+                raise AutoReconnect(f"The outcome of a submit is unclear: {error}") from error
             for fault in error.details["writeErrors"]:
                 outcomes[fault["index"]] = write_error(fault)
         return outcomes
@@ -212,16 +217,23 @@ class JobQueue:
         True where it is not known which slots are taken.
         """
         token, ids = uuid.uuid4().hex, [job["_id"] for job in waiting]
+        number = {"$indexOfArray": [ids, "$_id"]}
         claim = {
             "status": Status.PROCESSING.value,
-            "slot": {"$arrayElemAt": [list(slots), {"$indexOfArray": [ids, "$_id"]}]},
+            "slot": {"$arrayElemAt": [list(slots), number]},
             "token": token,
             "worker": worker,
             "attempts": {"$add": ["$attempts", 1]},
             "started_at": "$$NOW",
             "lease_expires_at": from_now(self._settings.lease),
         }
-        free = {"_id": {"$in": ids}, "status": Status.QUEUED.value, "lane": {"$gte": ""}}
+        free = {
+            "_id": {"$in": ids},
+            "status": Status.QUEUED.value,
+            "lane": {"$gte": ""},
+            # As it was read: since then it may have been claimed and have come back, with an attempt more.
+            "$expr": {"$eq": ["$attempts", {"$arrayElemAt": [[job["attempts"] for job in waiting], number]}]},
+        }
         try:
             written = await self._weak.update_many(free, [{"$set": claim}, {"$unset": ["lane"]}])
         except DuplicateKeyError:  # a slot was taken: the jobs before it are claimed

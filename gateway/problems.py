@@ -74,6 +74,9 @@ STATUS: Mapping[str, int] = MappingProxyType(
 )
 """Which status each code is answered with. A code that is not listed is a mistake of ours: 500."""
 
+# OutOfDiskSpace and, where the database is shutting down or loses its role, what it says of commands under way.
+_AWAY = frozenset({14031, 91, 189, 11600, 11602})
+
 _HTTP_CODES: Mapping[int, str] = MappingProxyType(
     {
         400: "bad_request",
@@ -145,6 +148,7 @@ def is_outage(error: PyMongoError) -> bool:
         or error.timeout
         or error.has_error_label("RetryableWriteError")
         or error.has_error_label("TransientTransactionError")
+        or getattr(error, "code", None) in _AWAY
     )
 
 
