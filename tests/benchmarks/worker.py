@@ -1,0 +1,74 @@
+"""A worker process with nothing but the queue in it: claims, does the work, completes.
+
+SIGUSR1 halts it and lets it go on, in turns.
+"""
+
+import asyncio
+import signal
+import sys
+import uuid
+
+import uvloop
+
+from broker.broker import Broker
+from broker.job import Job
+from broker.parent import die_with_parent
+from config import load_settings
+from tests.benchmarks.work import work
+
+
+class Claimer:
+    def __init__(self, broker: Broker, model: str) -> None:
+        self._broker = broker
+        self._model = model
+        self._places = broker.settings.models[model].max_concurrent
+        self._id = uuid.uuid4().hex
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._halted = False
+        self._backlog = False
+
+    def toggle(self) -> None:
+        self._halted = not self._halted
+        self._broker.feed.claimable.set()
+
+    async def run(self) -> None:
+        claimable = self._broker.feed.claimable
+        async with asyncio.TaskGroup() as group:
+            while True:
+                claimable.clear()
+                while not self._halted and (free := self._places - len(self._tasks)):
+                    claims = await self._broker.queue.claim(self._model, self._id, free)
+                    self._backlog = claims.more
+                    for job in claims.jobs:
+                        task = group.create_task(self._attend(job))
+                        self._tasks.add(task)
+                        task.add_done_callback(self._done)
+                    if not (claims.jobs and claims.more):
+                        break
+                else:
+                    self._backlog = True
+                await claimable.wait()
+
+    async def _attend(self, job: Job) -> None:
+        if not await self._broker.queue.complete(job, {"result": work(job.payload)}):
+            raise RuntimeError(f"the lease of job {job.id} was lost")
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._backlog:
+            self._broker.feed.claimable.set()
+
+
+async def serve(model: str) -> None:
+    broker = await Broker.open(load_settings(), claimable=True)
+    broker.start()
+    await broker.ready.wait()
+    claimer = Claimer(broker, model)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, claimer.toggle)
+    print("ready", flush=True)
+    await claimer.run()
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    uvloop.run(serve(sys.argv[1]))
