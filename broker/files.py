@@ -26,6 +26,7 @@ class FileStore:
         self._jobs = database.jobs
         handle = database.handle.with_options(codec_options=CODEC)
         self._files = handle["files.files"]
+        self._chunks = handle.get_collection("files.chunks", write_concern=DURABLE)
         self._bucket = AsyncGridFSBucket(
             handle, bucket_name="files", chunk_size_bytes=CHUNK_SIZE, write_concern=DURABLE
         )
@@ -53,9 +54,13 @@ class FileStore:
             log.debug("file %s was deleted before", file_id)
 
     async def sweep(self, grace: timedelta = GRACE) -> int:
-        """Deletes files older than ``grace`` that their job does not refer to; returns how many."""
-        before, swept = ObjectId.from_datetime(datetime.now(UTC) - grace), 0
-        last = ObjectId.from_datetime(datetime.fromtimestamp(0, UTC))
+        """Deletes files older than ``grace`` that their job does not refer to, or that are not whole; how many."""
+        before = ObjectId.from_datetime(datetime.now(UTC) - grace)
+        first = ObjectId.from_datetime(datetime.fromtimestamp(0, UTC))
+        return await self._sweep_files(first, before) + await self._sweep_halves(first, before)
+
+    async def _sweep_files(self, last: ObjectId, before: ObjectId) -> int:
+        swept = 0
         while batch := await self._older(last, before):
             orphans = set(batch) - await self._referred(set(batch.values()))
             for file_id in orphans:
@@ -63,6 +68,24 @@ class FileStore:
             swept += len(orphans)
             last = max(batch)
         return swept
+
+    async def _sweep_halves(self, last: ObjectId, before: ObjectId) -> int:
+        """Whoever was killed between a file's chunks and the document that names it has left the chunks alone."""
+        swept = 0
+        while batch := await self._chunked(last, before):
+            whole = {file["_id"] async for file in self._files.find({"_id": {"$in": list(batch)}}, {"_id": 1})}
+            halves = batch - whole
+            if halves:
+                await self._chunks.delete_many({"files_id": {"$in": list(halves)}})
+            swept += len(halves)
+            last = max(batch)
+        return swept
+
+    async def _chunked(self, after: ObjectId, before: ObjectId, limit: int = 500) -> set[ObjectId]:
+        """The files of the next ``limit`` chunks, from GridFS's own index alone."""
+        range_ = {"files_id": {"$gt": after, "$lt": before}}
+        old = self._chunks.find(range_, {"_id": 0, "files_id": 1}).sort("files_id", 1).limit(limit)
+        return {chunk["files_id"] async for chunk in old}
 
     async def _older(self, after: ObjectId, before: ObjectId, limit: int = 500) -> dict[ObjectId, ObjectId]:
         """``{file: job}`` of the next ``limit`` files."""

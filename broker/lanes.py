@@ -56,7 +56,8 @@ class Lanes:
         documents = {job["_id"]: job for lane in lanes for job in lane.jobs}
         if len(lanes) <= 1:
             jobs = list(documents.values())
-            return jobs, bool(lanes) and lanes[0].more
+            # A lane that was emptied while we looked leaves the other one read to a greater depth than was asked for.
+            return jobs[:most], len(jobs) > most or any(lane.more for lane in lanes)
         now = await self.time.now()
         entries = [lane.entry(now) for lane in lanes]
         clock = await self._shares.clock(model, alone=len({entry.subject for entry in entries}) == 1)

@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         with socket.socket(fileno=options.fd) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            # A mongod that this process may start would else hold the port after us, and never answer on it.
+            listener.set_inheritable(False)
             runner.run(serve(settings, listener))
     except RoundhouseError as error:
         print(f"roundhouse gateway: {error.message}", file=sys.stderr)

@@ -58,7 +58,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise SupervisorError(
             f"Cannot listen on {host} port {port}: {reason}. Stop what uses it or set SERVER_PORT to another."
         ) from error
-    listener.set_inheritable(True)
     return listener
 
 

@@ -14,6 +14,9 @@ from config import Settings
 
 log = logging.getLogger(__name__)
 
+# Seconds until a renewal that has failed is tried again.
+_AGAIN = 1.0
+
 
 class LeaseKeeper:
     """Renews the leases of the jobs that this worker holds, three times per lease, drain included.
@@ -54,23 +57,25 @@ class LeaseKeeper:
     async def _renew_all(self) -> None:
         database = connect(self._uri, self._settings.mongodb.database)
         queue = JobQueue(database, self._settings.models, self._settings.queue)
-        interval = self._settings.queue.lease / 3
+        interval = pause = self._settings.queue.lease / 3
         try:
-            # This loop has nothing else to do, so it may block: the thread is the renewal's alone.
-            while not self._stopped.wait(interval):
-                await self._renew(queue)
+            # The loop must not block meanwhile: the driver's monitors run in it, and would take the database for gone.
+            while not await asyncio.to_thread(self._stopped.wait, pause):
+                pause = interval if await self._renew(queue) else min(interval, _AGAIN)
         finally:
             await database.close()
 
-    async def _renew(self, queue: JobQueue) -> None:
+    async def _renew(self, queue: JobQueue) -> bool:
+        """Whether the database has answered."""
         with self._guard:
             held = dict(self._held)
         if not held:
-            return
+            return True
         try:
             lost = await queue.renew(held)
         except PyMongoError as error:
             log.warning("leases not renewed, trying again: %s", error)
-            return
+            return False
         for job_id in lost:
             self._caller.call_soon_threadsafe(self._on_lost, job_id, held[job_id])
+        return True
