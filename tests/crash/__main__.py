@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,9 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{time.monotonic() - begin:7.1f} s  {line}", file=sys.stderr, flush=True)
 
     report(f"seed {options.seed}, home {home}")
-    tally = asyncio.run(Run(options, home, report).tally())
+    tally = asyncio.run(_run(Run(options, home, report)))
     print(tally.markdown())
     return _conclude(tally, home)
+
+
+async def _run(run: Run) -> Tally:
+    """Ended by SIGTERM, too, it takes all that it has started along."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run.tally()
 
 
 def _conclude(tally: Tally, home: Path) -> int:

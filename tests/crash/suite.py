@@ -156,16 +156,20 @@ class Run:
             self.report(f"{pace.accepted} of {self.options.jobs} accepted, {pace.struck} struck, {ended} seen to end")
 
     async def _drained(self, broker: Broker) -> list[Breach]:
-        """Waits until no job is open and none that has ended holds anything; those that do not get there."""
-        held = [{name: {"$exists": True}} for name in ("place", "slot", "lease_expires_at")]
-        busy: Document = {"$or": [{"status": {"$in": ["queued", "processing"]}}, *held]}
+        """Waits until no job is open, and none that has ended holds anything; tells of those that do not get there."""
+        held: list[Document] = [{name: {"$exists": True}} for name in ("place", "slot", "lease_expires_at")]
+        stuck = await self._those_left(broker, {"status": {"$in": ["queued", "processing"]}}, _DRAIN)
+        stuck |= await self._those_left(broker, {"$or": held}, 5 * LEASE)
+        return [
+            Breach("All ends when all is healed", job_id, "open, or with a number, to the last") for job_id in stuck
+        ]
 
-        async def nothing_is_open() -> bool:
+    async def _those_left(self, broker: Broker, busy: Document, within: float) -> set[str]:
+        async def none_is_left() -> bool:
             return await broker.database.jobs.count_documents(busy, limit=1) == 0
 
         try:
-            await eventually(nothing_is_open, within=_DRAIN, every=0.2)
+            await eventually(none_is_left, within=within, every=0.2)
         except AssertionError:
-            stuck = [str(document["_id"]) async for document in broker.database.jobs.find(busy, {"_id": 1})]
-            return [Breach("All ends when all is healed", job_id, f"not after {_DRAIN:.0f} s") for job_id in stuck]
-        return []
+            return {str(document["_id"]) async for document in broker.database.jobs.find(busy, {"_id": 1})}
+        return set()
