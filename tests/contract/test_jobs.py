@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from gateway.users import Users
+from tests import documents
 from tests.deployments import Gateway
 from worker.worker import Worker
 
@@ -181,3 +182,11 @@ async def test_a_full_queue_leaves_no_file_behind(gateway: Gateway) -> None:
     )
     assert sorted(response.status_code for response in responses) == [202] * 20 + [503] * 5
     assert await gateway.broker.database.handle["files.files"].count_documents({}) == 20
+
+
+async def test_fourteen_scanned_pages_come_back_in_their_order(gateway: Gateway, worker: Worker) -> None:
+    response = await gateway.http.post("/api/ocr?wait=120", content=documents.scanned_pdf(14))
+    pages = response.json()["result"]["pages"]
+    assert [page["number"] for page in pages] == list(range(1, 15))
+    for page in pages:
+        assert page["text"].split()[:6] == documents.scan_text(page["number"]).split()[:6]
