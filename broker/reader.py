@@ -7,6 +7,7 @@ from typing import Any
 
 from bson import ObjectId
 
+from broker.barrier import Barrier
 from broker.database import BACKOFF_INDEX, CLAIM_INDEX, ENDED_INDEX, SLOT_INDEX, Database
 from broker.errors import JobNotFound
 from broker.group_commit import GroupCommit
@@ -38,6 +39,7 @@ class JobReader:
 
     def __init__(self, database: Database) -> None:
         self._jobs = database.jobs
+        self._barrier = Barrier(database)
         self._gets: GroupCommit[ObjectId, Document | None] = GroupCommit(self._find, lanes=2)
 
     async def get(self, job_id: str, subject: str | None) -> Job:
@@ -50,7 +52,8 @@ class JobReader:
 
     async def _find(self, ids: Sequence[ObjectId]) -> list[Document | None]:
         """Those who ask at the same time are served by one query."""
-        found = {document["_id"]: document async for document in self._jobs.find({"_id": {"$in": list(ids)}})}
+        documents = await self._barrier.read(lambda: self._jobs.find({"_id": {"$in": list(ids)}}).to_list())
+        found = {document["_id"]: document for document in documents}
         return [found.get(job_id) for job_id in ids]
 
     async def newest(
@@ -69,8 +72,10 @@ class JobReader:
         if before is not None:
             query["_id"] = {"$lt": before}
         slim = {"payload": 0, "result": 0, "errors": 0}
-        cursor = self._jobs.find(query, slim).sort("_id", -1).limit(limit + 1)
-        jobs = [Job.from_document({"payload": {}, **document}) async for document in cursor]
+        documents = await self._barrier.read(
+            lambda: self._jobs.find(query, slim).sort("_id", -1).limit(limit + 1).to_list()
+        )
+        jobs = [Job.from_document({"payload": {}, **document}) for document in documents]
         more = len(jobs) > limit
         return Page(jobs[:limit], str(jobs[limit - 1].id) if more else None)
 

@@ -137,7 +137,7 @@ def claims(**changes: object) -> dict[str, object]:
         "role": "admin",
         "typ": "access",
         "iat": now,
-        "exp": now + 60,
+        "exp": now + 3600,
         "jti": "1",
         "aud": "roundhouse",
         "iss": "roundhouse",

@@ -7,7 +7,11 @@ import pytest
 from tests.failover.replica_set import ReplicaSet
 from tests.failover.scenarios import ENOUGH, TROUBLES, endure
 
-pytestmark = pytest.mark.asyncio(loop_scope="package")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="package"),
+    # The driver leaves the socket of a connection that is refused in mid-handshake to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.mark.parametrize("name", TROUBLES)
