@@ -8,6 +8,7 @@ from functools import partial
 
 from pymongo.errors import PyMongoError
 
+from broker.cancellation import cancel_all
 from broker.cleanup import Cleaner
 from broker.clockwork import Clockwork, Leadership, Reaper, Task, bury_workers
 from broker.crashes import CrashLog
@@ -106,7 +107,5 @@ class Broker:
         if self.ready.is_set():
             with suppress(PyMongoError):  # the next holder takes over when the lease ends
                 await self._clockwork.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
         await self.database.close()

@@ -181,3 +181,15 @@ def _patiently(system: System, job_id: str) -> dict[str, Any]:
         if response.status_code == 200 and response.json()["status"] == "completed":
             body: dict[str, Any] = response.json()
             return body
+
+
+def test_a_gateway_that_is_told_to_stop_stops_though_its_database_has_gone(tmp_path: Path) -> None:
+    mongod = EmbeddedMongod(tmp_path / "elsewhere")
+    try:
+        with System(tmp_path, asyncio.run(mongod.ensure()), "roundhouse") as system:
+            gateway = system.gateway()
+            asyncio.run(mongod.stop())
+            gateway.terminate()
+            assert gateway.wait(60) == 0
+    finally:
+        asyncio.run(mongod.stop())
