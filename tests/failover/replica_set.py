@@ -12,17 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
 from pymongo import AsyncMongoClient
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from broker.mongodpath import find_mongod
 from broker.mongodset import free_port
-from tests.failover.network import HOST, Network
+from tests.failover.network import CLIENTS, HOST, ROOT, Network
 
 NAME = "failover"
-CLIENTS = "clients"
-ROOT = Path(__file__).parents[2]
 
 # Becomes mongod, which ends with this process, a kill -9 included.
 _LAUNCHER = """
@@ -74,7 +71,7 @@ class ReplicaSet:
 
     def __init__(self) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="roundhouse-failover-")
-        self._network = Network(self._identify)
+        self._network = Network()
         self._binary = find_mongod()
         self.members: list[Member] = []
 
@@ -174,7 +171,7 @@ class ReplicaSet:
             directory = Path(self._home.name) / name
             directory.mkdir()
             port = free_port()
-            self.members.append(Member(name, directory, port, await self._network.address(name, port)))
+            self.members.append(Member(name, directory, port, self._network.address(name, port)))
         for member in self.members:
             self._start(member)
         hosts = [{"_id": i, "host": f"{HOST}:{member.address}"} for i, member in enumerate(self.members)]
@@ -205,6 +202,7 @@ class ReplicaSet:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._network.is_process(member.name, member.process.pid)
 
     async def _listening(self, member: Member) -> None:
         async def answers() -> bool:
@@ -228,20 +226,10 @@ class ReplicaSet:
         for member in self.members:
             if member.process is not None:
                 await self.kill(member)
-        await self._network.close()
+        self._network.close()
         self._home.cleanup()
 
     # ── Looking ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _identify(self, port: int) -> str:
-        """Which member has the local port ``port``; none: a client."""
-        for member in self.members:
-            if member.process is not None:
-                with suppress(psutil.NoSuchProcess):
-                    sockets = psutil.Process(member.process.pid).net_connections("tcp4")
-                    if any(socket.laddr.port == port for socket in sockets):
-                        return member.name
-        return CLIENTS
 
     async def _leads(self, member: Member) -> bool:
         """Whether it is a primary whom the others know as such: one that was cut off thinks so for a while, too."""

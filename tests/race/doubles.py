@@ -12,16 +12,21 @@ from broker.lanes import Lanes
 
 
 class PausedLanes(Lanes):
-    """Holds a claimer up between its read and its write. ``has_read`` tells that it stands there."""
+    """Holds a claimer up between its read and its write."""
 
     def __init__(self, database: Database, aging: float) -> None:
         super().__init__(database, {}, aging)
-        self.has_read = asyncio.Event()
+        self._has_read = asyncio.Event()
         self.may_write = asyncio.Event()
+
+    async def has_read(self) -> None:
+        """Returns when the claimer stands there."""
+        async with asyncio.timeout(20):
+            await self._has_read.wait()
 
     async def next_jobs(self, model: str, most: int) -> tuple[list[dict[str, Any]], bool]:
         found = await super().next_jobs(model, most)
-        self.has_read.set()
+        self._has_read.set()
         await self.may_write.wait()
         return found
 

@@ -228,7 +228,7 @@ async def test_a_job_cancelled_between_a_claimers_read_and_its_write_is_not_clai
     submitted = await queue.submit(new_job())
     late, lanes = paused(store)
     claim = asyncio.create_task(claimed(late))
-    await lanes.has_read.wait()
+    await lanes.has_read()
     await queue.cancel(submitted.id, "ann")
     lanes.may_write.set()
     assert await claim == []
@@ -246,7 +246,7 @@ async def test_of_two_claimers_that_have_read_the_same_job_one_gets_it(
     claimers = [paused(store) for _ in range(2)]
     claims = [asyncio.create_task(claimed(late)) for late, _ in claimers]
     for _, lanes in claimers:
-        await lanes.has_read.wait()
+        await lanes.has_read()
     for _, lanes in claimers:
         lanes.may_write.set()
     (job,) = [job for jobs in await asyncio.gather(*claims) for job in jobs]
@@ -260,7 +260,7 @@ async def test_a_claimer_that_was_beaten_to_one_job_of_its_round_gets_the_others
     jobs = [await queue.submit(new_job()) for _ in range(3)]
     late, lanes = paused(store)
     claim = asyncio.create_task(claimed(late, 2))
-    await lanes.has_read.wait()
+    await lanes.has_read()
     (first,) = await claimed(queue)
     lanes.may_write.set()
     got = await claim
@@ -279,7 +279,7 @@ async def test_a_claimer_paused_while_the_job_went_through_other_hands_knows_whi
     await queue.submit(new_job())
     late, lanes = paused(store)
     claim = asyncio.create_task(claimed(late))
-    await lanes.has_read.wait()
+    await lanes.has_read()
     (job,) = await claimed(queue)
     assert await queue.fail(job, OOPS) is Status.QUEUED
     await put_back(job, "not_before")
@@ -299,7 +299,7 @@ async def test_a_slot_taken_between_a_claimers_choice_and_its_write_costs_only_t
     late, lanes = paused(store)
     monkeypatch.setattr("broker.numbers.random.randrange", lambda _: 0)
     claim = asyncio.create_task(claimed(late, 3))
-    await lanes.has_read.wait()  # it means to give its three jobs the slots 2, 1 and 0
+    await lanes.has_read()  # it means to give its three jobs the slots 2, 1 and 0
     monkeypatch.setattr("broker.numbers.random.randrange", lambda _: 1)
     (first,) = await claimed(queue)
     assert (first.id, first.slot) == (jobs[0].id, 0)
