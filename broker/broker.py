@@ -12,7 +12,7 @@ from broker.cancellation import cancel_all
 from broker.cleanup import Cleaner
 from broker.clockwork import Clockwork, Leadership, Reaper, Task, bury_workers
 from broker.crashes import CrashLog
-from broker.database import connect, ensure_schema
+from broker.database import connect, ensure_schema, farewell
 from broker.feed import JobFeed
 from broker.files import FileStore
 from broker.lanes import Lanes
@@ -37,20 +37,23 @@ async def database_uri(settings: Settings) -> str:
 
 
 class Broker:
-    """``claimable``: this process claims jobs, so its feed tells of jobs that can be claimed."""
+    """``worker``: the identity under which this process claims jobs; None where it submits them."""
 
-    def __init__(self, settings: Settings, uri: str, *, claimable: bool = False) -> None:
+    def __init__(self, settings: Settings, uri: str, *, worker: str | None = None) -> None:
         self.settings = settings
         self.uri = uri
+        self.worker = worker
         self.database = database = connect(uri, settings.mongodb.database)
         lanes = Lanes(database, settings.queue.weights, settings.queue.aging)
-        self.queue = JobQueue(database, settings.models, settings.queue, lanes)
+        self.registry = Registry(database)
+        workers = self.registry.known_workers if worker is None else None
+        self.queue = JobQueue(database, settings.models, settings.queue, lanes, workers)
         self.positions = Positions(database, lanes)
         self.reader = JobReader(database)
         self.files = FileStore(database)
         self.crashes = CrashLog(database)
-        self.registry = Registry(database)
-        self.feed = JobFeed(database, settings.queue.poll_interval, claimable=claimable)
+        self.feed = JobFeed(database, settings.queue.poll_interval, worker=worker)
+        self.feed.on_ended = self.queue.ended
         self.ready = asyncio.Event()
         self.usage = Usage(database)
         self.leadership = Leadership(database)
@@ -63,7 +66,7 @@ class Broker:
         tasks = [
             Task("reap", 1.0, reaper.tick),
             Task("promote", 1.0, self.queue.promote),
-            Task("bury", 10.0, partial(bury_workers, self.registry, self.crashes)),
+            Task("bury", 10.0, partial(bury_workers, self.registry, self.crashes, reaper)),
             Task("usage", 60.0, self.usage.roll_up),
             Task("clean", 300.0, cleaner.clean),
             Task("sweep", 600.0, self.files.sweep),
@@ -71,12 +74,12 @@ class Broker:
         return Clockwork(self.leadership, tasks, reaper.forget)
 
     @classmethod
-    async def open(cls, settings: Settings, *, claimable: bool = False) -> "Broker":
+    async def open(cls, settings: Settings, *, worker: str | None = None) -> "Broker":
         """Starts the embedded mongod where that is the database: raises MongodError.
 
         A configured database may be away: what needs it raises PyMongoError until it is back.
         """
-        return cls(settings, await database_uri(settings), claimable=claimable)
+        return cls(settings, await database_uri(settings), worker=worker)
 
     def start(self, *preparations: Preparation) -> None:
         """Starts the background work. ``ready`` is set once the schema is there and ``preparations`` are done."""
@@ -102,10 +105,11 @@ class Broker:
         await self.feed.run()
 
     async def close(self) -> None:
-        """Ends the background work and closes the connection."""
+        """Ends the background work and closes the connection. Takes seconds at most, wherever the database is."""
         self.feed.close()
-        if self.ready.is_set():
-            with suppress(PyMongoError):  # the next holder takes over when the lease ends
-                await self._clockwork.stop()
-        await cancel_all(self._tasks)
-        await self.database.close()
+        with farewell():
+            if self.ready.is_set():
+                with suppress(PyMongoError):  # the next holder takes over when the lease ends
+                    await self._clockwork.stop()
+            await cancel_all(self._tasks)
+            await self.database.close()

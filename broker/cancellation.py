@@ -8,7 +8,7 @@ from typing import Any
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancels until all have ended, whatever they end with.
 
-    Once is not enough: an error of a database that is away can take a cancellation's place, and who repeats what
+    Once may not be enough: an error of a database that is away can take a cancellation's place, and who repeats what
     failed goes on then.
     """
     pending = set(tasks)

@@ -13,6 +13,11 @@ from broker.database import Database
 TRUST = 30.0
 
 
+def to_the_millisecond(moment: datetime) -> datetime:
+    """As MongoDB keeps times, so that what was not read from there says the same."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
 class DatabaseClock:
     def __init__(self, database: Database) -> None:
         self._database = database

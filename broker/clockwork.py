@@ -21,7 +21,7 @@ from broker.crashes import CrashLog
 from broker.database import Database
 from broker.job import LEASE_EXPIRED
 from broker.queue import JobQueue
-from broker.registry import Registry
+from broker.registry import BURIAL, Registry
 
 log = logging.getLogger(__name__)
 
@@ -111,13 +111,23 @@ class Reaper:
                 log.warning("job %s: lease of worker %s expired, now %s", job.id, job.worker, outcome.value)
         return reaped
 
+    @property
+    def answering(self) -> float:
+        """Seconds for which the database has been seen to answer, without a break."""
+        return 0.0 if self._answering_since is None else time.monotonic() - self._answering_since
+
     def forget(self) -> None:
         """This process does not lead: what it saw of the database before counts for nothing."""
         self._answering_since = None
 
 
-async def bury_workers(registry: Registry, crashes: CrashLog) -> int:
-    """Strikes off the workers that fell silent without signing off, each with an entry in the crash log."""
+async def bury_workers(registry: Registry, crashes: CrashLog, reaper: Reaper) -> int:
+    """Strikes off the workers that fell silent without signing off, each with an entry in the crash log.
+
+    Not before the database has answered for as long: while it is away, everybody is silent.
+    """
+    if reaper.answering < BURIAL.total_seconds():
+        return 0
     dead = await registry.take_dead()
     for worker in dead:
         await crashes.add_worker_death(worker)

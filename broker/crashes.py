@@ -1,5 +1,6 @@
 """The crash log: every failed attempt, for operators to read."""
 
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -7,6 +8,14 @@ from typing import Any
 from broker.database import Database
 from broker.job import Failure, Job
 from broker.registry import Worker
+
+# Characters: a stack is kept for reading, and an error's message may hold whatever an engine said.
+STACK_LIMIT = 16_000
+
+
+def stack_of(error: BaseException) -> str:
+    """The traceback of ``error`` and of what caused it; of a long one the end, where it broke."""
+    return "".join(traceback.format_exception(error))[-STACK_LIMIT:]
 
 
 class CrashLog:
@@ -25,6 +34,7 @@ class CrashLog:
                 "code": failure.code,
                 "message": failure.message,
                 "details": dict(failure.details),
+                "stack": failure.stack,
                 "outcome": outcome,
             }
         )
@@ -41,6 +51,7 @@ class CrashLog:
                 "code": "worker_died",
                 "message": f"The worker on {worker.host} (pid {worker.pid}) fell silent without signing off.",
                 "details": {"last_seen": worker.last_seen.isoformat(), "started_at": worker.started_at.isoformat()},
+                "stack": None,
                 "outcome": "removed",
             }
         )

@@ -1,11 +1,16 @@
 """The connection to MongoDB, the collections, and their indexes."""
 
+import asyncio
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Awaitable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Any
+from typing import Any, TypeVar
 
+import pymongo
+import pymongo.lock
 from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
@@ -16,6 +21,10 @@ from pymongo.read_concern import ReadConcern
 log = logging.getLogger(__name__)
 
 _UNAUTHORIZED = 13
+# Seconds for what is said to a database before parting. Nothing depends on it.
+_FAREWELL = 2.0
+
+T = TypeVar("T")
 
 Collection = AsyncCollection[dict[str, Any]]
 
@@ -80,7 +89,25 @@ class Database:
         return self._collection("locks")
 
     async def close(self) -> None:
-        await self.client.close()
+        with farewell():
+            await self.client.close()
+
+
+def farewell() -> AbstractContextManager[None]:
+    """What is said in it to a database raises PyMongoError when that takes longer than two seconds in all."""
+    return pymongo.timeout(_FAREWELL)
+
+
+async def _wait_for(work: Awaitable[T], timeout: float | None) -> T:
+    async with asyncio.timeout(timeout):
+        return await work
+
+
+if sys.version_info < (3, 12):
+    # There asyncio.wait_for runs what it waits for in a task of its own, and the driver lets it wait for a condition.
+    # A cancellation in the moment in which that task takes the lock back would leave it locked: nothing could be asked
+    # of the database any more, nor its client be closed. In another moment the cancellation would be lost.
+    pymongo.lock.wait_for = _wait_for  # type: ignore[assignment, attr-defined]
 
 
 def connect(uri: str, name: str) -> Database:

@@ -15,7 +15,7 @@ from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from broker.database import Database
-from broker.job import TERMINAL, Job, Status
+from broker.job import TERMINAL, Document, Job, Status
 
 log = logging.getLogger(__name__)
 
@@ -23,26 +23,59 @@ _TERMINAL = [status.value for status in TERMINAL]
 _ENDED = {"operationType": "update", "updateDescription.updatedFields.status": {"$in": _TERMINAL}}
 # A worker knows of the jobs that it ends itself.
 _CANCELLED = {"operationType": "update", "updateDescription.updatedFields.status": Status.CANCELLED.value}
-_CLAIMABLE = (
-    {"operationType": "insert"},
-    {"operationType": "update", "updateDescription.updatedFields.lane": {"$exists": True}},
-)
-_KEEP = {"operationType": 1, "documentKey": 1, "updateDescription.updatedFields.status": 1}
+_SUBMITTED = {"operationType": "insert", "fullDocument.status": Status.QUEUED.value}
+_BACK = {"operationType": "update", "updateDescription.updatedFields.lane": {"$exists": True}}
+
+
+def _for_clients() -> list[Document]:
+    """All that the end has changed only where that tells the whole story, see ``job_updates.after_end``."""
+    changed = "$updateDescription.updatedFields"
+    told = {"$cond": [{"$gt": [f"{changed}.attempts", None]}, changed, {"status": f"{changed}.status"}]}
+    return [{"$match": _ENDED}, {"$project": {"documentKey": 1, "updateDescription": {"updatedFields": told}}}]
+
+
+def _for_worker(worker: str) -> list[Document]:
+    """Whole documents only of the jobs that were stored with a lease of this worker."""
+    leased = {"operationType": "insert", "fullDocument.worker": worker}
+    document = {"$cond": [{"$eq": ["$fullDocument.worker", worker]}, "$fullDocument", "$$REMOVE"]}
+    told = {"documentKey": 1, "updateDescription.updatedFields.status": 1, "fullDocument": document}
+    return [{"$match": {"$or": [leased, _SUBMITTED, _BACK, _CANCELLED]}}, {"$project": told}]
+
+
+class Ending:
+    """The news that a job has ended. ``changes``: the fields that its end has changed, as far as they were told."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.changes: Document = {}
+
+    async def happens(self, timeout: float) -> bool:
+        """Whether it comes within ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.event.wait()
+        except TimeoutError:
+            return False
+        return True
 
 
 class JobFeed:
-    """Tells of jobs that have ended or, for workers (``claimable=True``), that were cancelled or can be claimed.
+    """Tells of jobs that have ended or, to a worker, that were cancelled, that can be claimed or that are leased to it.
 
     ``claimable`` is an event that is set whenever there may be something to claim; whoever waits for it clears it.
+    ``on_ended`` and ``on_leased`` are called with the id of each job that has ended, and the document of each that was
+    stored with a lease of ``worker``.
     """
 
-    def __init__(self, database: Database, poll_interval: float, *, claimable: bool = False) -> None:
+    def __init__(self, database: Database, poll_interval: float, *, worker: str | None = None) -> None:
         self._jobs = database.jobs
         self._poll_interval = poll_interval
-        self._match = {"$or": [_CANCELLED, *_CLAIMABLE]} if claimable else _ENDED
-        self._waiters: defaultdict[ObjectId, set[asyncio.Event]] = defaultdict(set)
+        self._pipeline = _for_clients() if worker is None else _for_worker(worker)
+        self._waiters: defaultdict[ObjectId, set[Ending]] = defaultdict(set)
         self._closed = False
         self.claimable = asyncio.Event()
+        self.on_ended: Callable[[ObjectId], None] = _ignore
+        self.on_leased: Callable[[Document], None] = _ignore
 
     async def run(self) -> None:
         """Streams and polls until cancelled. Never fails because of the database: it waits for it."""
@@ -59,8 +92,7 @@ class JobFeed:
             await asyncio.sleep(self._poll_interval)
 
     async def _stream(self) -> None:
-        pipeline: list[dict[str, Any]] = [{"$match": self._match}, {"$project": _KEEP}]
-        async with await self._jobs.watch(pipeline, max_await_time_ms=1000) as stream:
+        async with await self._jobs.watch(self._pipeline, max_await_time_ms=1000) as stream:
             self.claimable.set()  # what came while there was no stream
             async for change in stream:
                 self._tell(change)
@@ -68,7 +100,9 @@ class JobFeed:
     def _tell(self, change: Mapping[str, Any]) -> None:
         fields = change.get("updateDescription", {}).get("updatedFields", {})
         if fields.get("status") in _TERMINAL:
-            self._ended(change["documentKey"]["_id"])
+            self._ended(change["documentKey"]["_id"], fields)
+        elif "fullDocument" in change:
+            self.on_leased(change["fullDocument"])
         else:
             self.claimable.set()
 
@@ -77,46 +111,43 @@ class JobFeed:
         if self._waiters:
             ended = {"_id": {"$in": list(self._waiters)}, "status": {"$in": _TERMINAL}}
             async for document in self._jobs.find(ended, {"_id": 1}):
-                self._ended(document["_id"])
+                self._ended(document["_id"], {})
 
-    def _ended(self, job_id: ObjectId) -> None:
-        for event in self._waiters.get(job_id, ()):
-            event.set()
+    def _ended(self, job_id: ObjectId, changes: Document) -> None:
+        self.on_ended(job_id)
+        for ending in self._waiters.get(job_id, ()):
+            ending.changes = changes
+            ending.event.set()
 
     @contextmanager
-    def watch(self, job_id: ObjectId) -> Iterator[asyncio.Event]:
-        """An event that is set when the job has ended. Check the job once more after subscribing."""
-        event = asyncio.Event()
+    def watch(self, job_id: ObjectId) -> Iterator[Ending]:
+        """The news of the job's end. Check the job once more after subscribing, unless it is not submitted yet."""
+        ending = Ending()
         if self._closed:
-            event.set()
-        self._waiters[job_id].add(event)
+            ending.event.set()
+        self._waiters[job_id].add(ending)
         try:
-            yield event
+            yield ending
         finally:
-            self._waiters[job_id].discard(event)
+            self._waiters[job_id].discard(ending)
             if not self._waiters[job_id]:
                 del self._waiters[job_id]
 
     async def when_ended(self, job_id: ObjectId, load: Callable[[], Awaitable[Job]], timeout: float) -> Job:
         """The job as ``load`` gives it, once it has ended or ``timeout`` seconds have passed."""
-        with self.watch(job_id) as ended:
+        with self.watch(job_id) as ending:
             job = await load()
-            if job.status.terminal or timeout <= 0 or not await happens(ended, timeout):
+            if job.status.terminal or timeout <= 0 or not await ending.happens(timeout):
                 return job
             return await load()
 
     def close(self) -> None:
         """Sends everybody who waits home with what they have: the process is about to stop."""
         self._closed = True
-        for events in self._waiters.values():
-            for event in events:
-                event.set()
+        for endings in self._waiters.values():
+            for ending in endings:
+                ending.event.set()
 
 
-async def happens(event: asyncio.Event, timeout: float) -> bool:
-    """Whether ``event`` is set within ``timeout`` seconds."""
-    try:
-        await asyncio.wait_for(event.wait(), timeout)
-    except TimeoutError:
-        return False
-    return True
+def _ignore(_: object) -> None:
+    """Nobody has asked to be told."""

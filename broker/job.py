@@ -79,6 +79,7 @@ class Failure:
 
     ``permanent``: another attempt would end the same way, so none is made.
     ``timeout``: the attempt ran longer than the model's timeout.
+    ``details`` are for the client too, ``stack`` is for operators alone.
     """
 
     code: str
@@ -86,6 +87,7 @@ class Failure:
     permanent: bool = False
     timeout: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
+    stack: str | None = None
 
 
 LEASE_EXPIRED = Failure("lease_expired", "The worker stopped renewing its lease: it crashed or lost the database.")

@@ -1,24 +1,39 @@
 """What job documents and the updates to them are made of, as pure code; ``broker.queue`` does the writing."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from bson import Timestamp
 from pymongo.errors import DuplicateKeyError, WriteError
 
+from broker.clock import to_the_millisecond
 from broker.job import Document, Failure, Job, NewJob, Status
 from broker.lanes import lane_name
 from config import ModelSettings
 
 DUPLICATE_KEY = 11000
 
-LAPSED = {"$lte": ["$lease_expires_at", "$$NOW"]}
+# A direct lease has to be confirmed within so many seconds, or within a whole lease where that is shorter.
+CONFIRM = 5.0
+
+
 # What a processing job has and no other job may have.
 HELD = ["slot", "token", "worker", "lease_expires_at", "progress"]
 # What an ended job has no more.
 OPEN = ["place", "slot", "lease_expires_at"]
+
+
+def lapsed(lease: float) -> dict[str, Any]:
+    """The expression that tells whether a job's lease has ended.
+
+    An insert knows no ``$$NOW``: a direct lease runs from the time that the database stamped on the job it stored.
+    """
+    unconfirmed = {
+        "$dateAdd": {"startDate": "$seq", "unit": "millisecond", "amount": round(min(CONFIRM, lease) * 1000)}
+    }
+    return {"$lte": [{"$ifNull": ["$lease_expires_at", unconfirmed]}, "$$NOW"]}
 
 
 def from_now(seconds: float) -> dict[str, Any]:
@@ -39,6 +54,38 @@ def claimed_job(document: Document, token: str, slot: int, worker: str) -> Job:
     """The document as the claim has left it, without reading it again; its times are the database's to know."""
     changes = {"token": token, "slot": slot, "worker": worker, "attempts": document["attempts"] + 1}
     return Job.from_document({**document, **changes, "status": Status.PROCESSING.value})
+
+
+def taken_over(document: Document) -> Job:
+    """A job with a direct lease as its worker begins it: in the document the attempt does not count yet."""
+    return Job.from_document({**document, "attempts": document["attempts"] + 1})
+
+
+def leased_document(document: Document, lease: Document) -> Document:
+    """The new job with a direct lease instead of its lane."""
+    leased = {**document, **lease}
+    del leased["lane"]
+    return leased
+
+
+def after_end(job: Job, changes: Document) -> Job | None:
+    """The job as it was submitted, with what its end has changed; None where other writes came in between.
+
+    None did where the end is the first to count the attempt, see ``broker.direct``.
+    """
+    if "attempts" not in changes:
+        return None
+    return replace(
+        job,
+        status=Status(changes["status"]),
+        attempts=changes["attempts"],
+        finished_at=changes["finished_at"],
+        slot=None,
+        errors=tuple(changes.get("errors", ())),
+        error=changes.get("error"),
+        result=changes.get("result"),
+        result_file=changes.get("result_file"),
+    )
 
 
 def write_error(fault: Mapping[str, Any]) -> WriteError:
@@ -64,6 +111,7 @@ def error_entry(job: Job, failure: Failure) -> dict[str, Any]:
 
 
 def new_document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
+    """A job that waits, but for its place."""
     document: dict[str, Any] = {
         "_id": new.id,
         "task": new.task,
@@ -80,7 +128,7 @@ def new_document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
         "max_retries": model.max_retries,
         "timeout": model.timeout,
         "payload": dict(new.payload),
-        "created_at": datetime.now(UTC),
+        "created_at": to_the_millisecond(datetime.now(UTC)),
     }
     if new.file is not None:
         document["file"] = asdict(new.file)

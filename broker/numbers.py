@@ -9,9 +9,13 @@ This module only remembers, per process, which numbers are worth trying. It may 
 decides.
 """
 
+import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterable
+
+from broker.database import PLACE_INDEX, SLOT_INDEX, Database
 
 
 def free_numbers(limit: int, used: Iterable[int]) -> list[int]:
@@ -74,3 +78,45 @@ class NumberPool:
         self._in_flight.discard(number)
         if unused:
             self._free[number] = None
+
+
+_INDEX_OF = {"place": PLACE_INDEX, "slot": SLOT_INDEX}
+
+
+class Numbers:
+    """The pools of one kind, ``place`` or ``slot``, filled from the database when they are empty."""
+
+    def __init__(self, database: Database, kind: str) -> None:
+        self._jobs = database.jobs_local
+        self._kind = kind
+        self._pools: defaultdict[str, NumberPool] = defaultdict(NumberPool)
+        self._refills: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def available(self, model: str, limit: int) -> bool:
+        """Whether a number is believed to be free; the database is asked only where none is, as its answer is dear."""
+        pool = self._pools[model]
+        if not pool.empty:
+            return True
+        async with self._refills[model]:
+            if not pool.empty:
+                return True
+            if not pool.worth_refilling(limit):
+                return False
+            cursor = self._jobs.find({"model": model, self._kind: {"$gte": 0}}, {"_id": 0, self._kind: 1})
+            used = [document[self._kind] async for document in cursor.hint(_INDEX_OF[self._kind])]
+            return pool.refill(limit, used)
+
+    async def take(self, model: str, limit: int, most: int = 1) -> list[int]:
+        """Up to ``most`` numbers to try; none where none is free. Each is given back by ``settle``."""
+        pool = self._pools[model]
+        taken: list[int] = []
+        while len(taken) < most:
+            if (number := pool.take()) is not None:
+                taken.append(number)
+            elif taken or not await self.available(model, limit):
+                break
+        return taken
+
+    def settle(self, model: str, number: int, *, unused: bool = False) -> None:
+        """See ``NumberPool.settle``."""
+        self._pools[model].settle(number, unused=unused)

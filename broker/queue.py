@@ -8,7 +8,6 @@ document, so that a write repeated after an unclear outcome can see that it had 
 import asyncio
 import logging
 import uuid
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,25 +16,29 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
-from broker.database import HEALED, PLACE_INDEX, SLOT_INDEX, Database
+from broker.barrier import Barrier
+from broker.database import HEALED, SLOT_INDEX, Database
+from broker.direct import DirectLeases, LiveWorkers
 from broker.errors import IdempotencyConflict, JobFinished, JobNotFound, ModelNotFound, QueueFull
 from broker.group_commit import GroupCommit
 from broker.job import LEASE_EXPIRED, Document, Failure, Idempotency, Job, NewJob, Status, after_failure
 from broker.job_updates import (
     HELD,
-    LAPSED,
     OPEN,
     claimed_job,
     error_entry,
     fence,
     from_now,
+    lapsed,
+    leased_document,
     literal,
     new_document,
+    taken_over,
     unique_keys,
     write_error,
 )
 from broker.lanes import Lanes, lane_expression
-from broker.numbers import NumberPool
+from broker.numbers import Numbers
 from broker.retry import backoff
 from config import ModelSettings, QueueSettings
 
@@ -43,8 +46,6 @@ log = logging.getLogger(__name__)
 
 # Seconds after which a client that found no place may ask again.
 RETRY_AFTER = 5
-
-_INDEX_OF = {"place": PLACE_INDEX, "slot": SLOT_INDEX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Claims:
 class JobQueue:
     """Submits, claims and ends jobs of the configured models.
 
+    ``workers``: who lives, for direct leases; without it every job queues.
+
     All methods raise ``pymongo.errors.PyMongoError`` where the database cannot be reached.
     """
 
@@ -67,57 +70,76 @@ class JobQueue:
         models: Mapping[str, ModelSettings],
         settings: QueueSettings,
         lanes: Lanes | None = None,
+        workers: LiveWorkers | None = None,
     ) -> None:
         self._jobs = database.jobs
         self._weak = database.jobs.with_options(write_concern=HEALED)
         self._local = database.jobs_local
+        self._barrier = Barrier(database)
         self._lanes = lanes or Lanes(database, settings.weights, settings.aging)
         self._submits: GroupCommit[Document, None] = GroupCommit(self._insert)
         self._completions: GroupCommit[tuple[Job, Mapping[str, Any]], bool] = GroupCommit(self._complete)
         self._models = models
         self._settings = settings
-        self._pools: dict[tuple[str, str], NumberPool] = defaultdict(NumberPool)
-        self._refills: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._lapsed = lapsed(settings.lease)
+        self._places = Numbers(database, "place")
+        self._slots = Numbers(database, "slot")
+        self._direct = None if workers is None else DirectLeases(database, workers, self._slots)
 
     # ── Admission ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def has_room(self, model: str) -> bool:
         """Whether a submit is worth trying, asked before a body is read. The submit itself decides."""
-        pool = self._pools["place", model]
-        return not pool.empty or await self._refill("place", model, self._places(model))
+        return await self._places.available(model, self._bound(model))
 
     async def submit(self, new: NewJob) -> Job:
-        """Stores the job durably in a free place.
+        """Stores the job durably in a free place, waiting or with a direct lease.
 
         Where its Idempotency-Key came before, the job of then, of another id, is returned instead; with another
         content, IdempotencyConflict is raised. Raises QueueFull, with nothing written, where no place is free.
         """
-        model = self._model(new.model)
-        document = new_document(new, model)
-        pool, limit = self._pools["place", new.model], self._places(new.model)
-        while (place := await self._take("place", new.model, limit)) is not None:
-            try:
-                await self._submits.put({**document, "place": place})
-            except DuplicateKeyError as error:
-                if "_id" in unique_keys(error):
-                    return Job.from_document(document)  # this very submit, repeated after its answer was lost
-                if new.idempotency is None or "idempotency.key" not in unique_keys(error):
-                    continue  # another process took this place first
-                if earlier := await self.earlier(new.subject, new.idempotency):
-                    return earlier
-                continue  # the earlier job has gone meanwhile
-            finally:
-                pool.settle(place)
-            return Job.from_document(document)
+        model, bound = self._model(new.model), self._bound(new.model)
+        waiting = new_document(new, model)
+        lease = None if self._direct is None else await self._direct.lease(new.id, new.model, model.max_concurrent)
+        try:
+            while places := await self._places.take(new.model, bound):
+                document = waiting if lease is None else leased_document(waiting, lease)
+                try:
+                    await self._submits.put({**document, "place": places[0]})
+                except DuplicateKeyError as error:
+                    keys = unique_keys(error)
+                    if "_id" in keys:
+                        return Job.from_document(document)  # this very submit, repeated after its answer was lost
+                    if lease is not None and "slot" in keys:
+                        self._slots.settle(new.model, lease["slot"])
+                        lease = None
+                    if new.idempotency is None or "idempotency.key" not in keys:
+                        continue  # another process took this number first
+                    if earlier := await self.earlier(new.subject, new.idempotency):
+                        return earlier
+                    continue  # the earlier job has gone meanwhile
+                finally:
+                    self._places.settle(new.model, places[0])
+                return Job.from_document(document)
+        finally:
+            if lease is not None:
+                self._slots.settle(new.model, lease["slot"])
         raise self.full(new.model)
+
+    def ended(self, job_id: ObjectId) -> None:
+        """News that a job has ended, for those who remember its slot."""
+        if self._direct is not None:
+            self._direct.ended(job_id)
 
     async def knows(self, subject: str, key: str) -> bool:
         """Whether a job of the subject came with this Idempotency-Key."""
-        return await self._jobs.find_one({"subject": subject, "idempotency.key": key}, {"_id": 1}) is not None
+        # Only a hint, as the submit decides; on a new primary a majority read would lag behind.
+        return await self._local.find_one({"subject": subject, "idempotency.key": key}, {"_id": 1}) is not None
 
     async def earlier(self, subject: str, idempotency: Idempotency) -> Job | None:
         """The job that came with this key and content before. Raises IdempotencyConflict."""
-        document = await self._jobs.find_one({"subject": subject, "idempotency.key": idempotency.key})
+        mine = {"subject": subject, "idempotency.key": idempotency.key}
+        document = await self._barrier.read(lambda: self._jobs.find_one(mine))
         if document is not None and document["idempotency"]["digest"] != idempotency.digest:
             raise IdempotencyConflict(idempotency.key)
         return None if document is None else Job.from_document(document)
@@ -137,9 +159,9 @@ class JobQueue:
 
     def full(self, model: str) -> QueueFull:
         """The error for a model without a free place."""
-        return QueueFull(model, self._places(model), retry_after=RETRY_AFTER)
+        return QueueFull(model, self._bound(model), retry_after=RETRY_AFTER)
 
-    def _places(self, model: str) -> int:
+    def _bound(self, model: str) -> int:
         settings = self._model(model)
         return settings.max_concurrent + settings.max_waiting
 
@@ -148,24 +170,6 @@ class JobQueue:
             return self._models[name]
         except KeyError:
             raise ModelNotFound(name) from None
-
-    async def _take(self, kind: str, model: str, limit: int) -> int | None:
-        pool = self._pools[kind, model]
-        number = pool.take()
-        if number is None and await self._refill(kind, model, limit):
-            number = pool.take()
-        return number
-
-    async def _refill(self, kind: str, model: str, limit: int) -> bool:
-        pool = self._pools[kind, model]
-        async with self._refills[kind, model]:
-            if not pool.empty:
-                return True
-            if not pool.worth_refilling(limit):
-                return False
-            cursor = self._local.find({"model": model, kind: {"$gte": 0}}, {"_id": 0, kind: 1})
-            used = [document[kind] async for document in cursor.hint(_INDEX_OF[kind])]
-            return pool.refill(limit, used)
 
     # ── The worker's side ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -176,8 +180,7 @@ class JobQueue:
         token is then unknown, and its writes match nothing.
         """
         limit = self._model(model).max_concurrent
-        pool = self._pools["slot", model]
-        while slots := await self._take_slots(model, limit, most):
+        while slots := await self._slots.take(model, limit, most):
             claimed: list[Job] = []
             unused: set[int] = set()
             contested = False
@@ -189,25 +192,15 @@ class JobQueue:
                     unused.update(set(slots).difference(job.slot for job in claimed))
             finally:
                 for slot in slots:
-                    pool.settle(slot, unused=slot in unused)
+                    self._slots.settle(model, slot, unused=slot in unused)
             if claimed or not waiting:
                 return Claims(claimed, more or len(claimed) < len(waiting))
         return Claims([], True)
 
-    async def _take_slots(self, model: str, limit: int, most: int) -> list[int]:
-        """Numbers believed to be free; the database is asked only where none is, as its answer is dear."""
-        slots: list[int] = []
-        pool = self._pools["slot", model]
-        while len(slots) < most and (slot := pool.take()) is not None:
-            slots.append(slot)
-        if not slots and await self._refill("slot", model, limit):
-            return await self._take_slots(model, limit, most)
-        return slots
-
     def _slot_is_free(self, job: Job) -> None:
         """This process has just ended its hold on the job's slot."""
         if job.slot is not None:
-            self._pools["slot", job.model].settle(job.slot, unused=True)
+            self._slots.settle(job.model, job.slot, unused=True)
 
     async def _claim(
         self, model: str, waiting: Sequence[Document], slots: Sequence[int], worker: str
@@ -255,6 +248,12 @@ class JobQueue:
                 log.warning("claims cannot be looked for: %s", error)
                 await asyncio.sleep(self._settings.poll_interval)
 
+    async def direct_leases(self, worker: str, models: Sequence[str]) -> list[Job]:
+        """The jobs with a direct lease of this worker that it has not confirmed, as it begins them."""
+        mine = {"model": {"$in": list(models)}, "slot": {"$gte": 0}, "worker": worker, "attempts": 0}
+        found = self._local.find(mine | {"status": Status.PROCESSING.value}).hint(SLOT_INDEX)
+        return [taken_over(document) async for document in found]
+
     async def renew(self, held: Mapping[ObjectId, str]) -> set[ObjectId]:
         """Renews the leases of ``{job id: token}`` in one write; returns the ids that this worker has lost.
 
@@ -266,7 +265,9 @@ class JobQueue:
             "status": Status.PROCESSING.value,
             "token": {"$in": list(held.values())},
         }
-        lease = [{"$set": {"lease_expires_at": from_now(self._settings.lease)}}]
+        # The first renewal confirms a direct lease.
+        attempts = {"$max": ["$attempts", 1]}
+        lease = [{"$set": {"lease_expires_at": from_now(self._settings.lease), "attempts": attempts}}]
         renewed = await self._weak.update_many(mine, lease)
         if renewed.matched_count == len(held):
             return set()
@@ -276,7 +277,8 @@ class JobQueue:
 
     async def progress(self, job: Job, done: int, total: int | None, unit: str) -> None:
         """Tells how far the attempt is. ``w:1``: the next one heals a lost one."""
-        await self._weak.update_one(fence(job), {"$set": {"progress": {"done": done, "total": total, "unit": unit}}})
+        told = {"done": done, "total": total, "unit": unit}
+        await self._weak.update_one(fence(job), {"$set": {"progress": told, "attempts": job.attempts}})
 
     async def complete(self, job: Job, result: Mapping[str, Any]) -> bool:
         """Records the result. ``result`` is what goes into the document, see ``broker.results``.
@@ -291,7 +293,7 @@ class JobQueue:
             UpdateOne(
                 fence(job),
                 {
-                    "$set": {"status": Status.COMPLETED.value, **result},
+                    "$set": {"status": Status.COMPLETED.value, "attempts": job.attempts, **result},
                     "$unset": dict.fromkeys(OPEN, ""),
                     "$currentDate": {"finished_at": True},
                 },
@@ -320,7 +322,7 @@ class JobQueue:
             error = literal({"code": failure.code, "message": failure.message})
             return status if await self._finish(job, status, {**errors, "error": error}, fence) else None
         delay = backoff(job.attempts, self._settings.retry_backoff, self._settings.retry_backoff_max)
-        again = {"status": status.value, "not_before": from_now(delay), **errors}
+        again = {"status": status.value, "attempts": job.attempts, "not_before": from_now(delay), **errors}
         written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": HELD}])
         if not written.matched_count:
             return None
@@ -329,7 +331,7 @@ class JobQueue:
 
     async def _finish(self, job: Job, status: Status, changes: Mapping[str, Any], fence: Mapping[str, Any]) -> bool:
         update: list[dict[str, Any]] = [
-            {"$set": {"status": status.value, "finished_at": "$$NOW", **changes}},
+            {"$set": {"status": status.value, "attempts": job.attempts, "finished_at": "$$NOW", **changes}},
             {"$unset": OPEN},
         ]
         written = await self._jobs.update_one(fence, update)
@@ -341,12 +343,11 @@ class JobQueue:
 
     async def release(self, job: Job) -> bool:
         """Hands a job back untouched, as a draining worker does: no attempt is consumed."""
-        again = {
-            "status": Status.QUEUED.value,
-            "lane": lane_expression(),
-            "attempts": {"$subtract": ["$attempts", 1]},
-        }
-        written = await self._jobs.update_one(fence(job), [{"$set": again}, {"$unset": HELD}])
+        return await self._hand_back(job, job.attempts - 1, fence(job))
+
+    async def _hand_back(self, job: Job, attempts: int, fence: Mapping[str, Any]) -> bool:
+        again = {"status": Status.QUEUED.value, "lane": lane_expression(), "attempts": attempts}
+        written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": HELD}])
         return written.matched_count == 1
 
     async def free_slot(self, job: Job) -> None:
@@ -388,16 +389,20 @@ class JobQueue:
 
     async def expired(self, limit: int = 1000) -> list[Job]:
         """Jobs whose lease has ended, processing or cancelled."""
-        lapsed = {"slot": {"$gte": 0}, "$expr": LAPSED}
-        found = self._jobs.find(lapsed).hint(SLOT_INDEX).limit(limit)
+        late = {"slot": {"$gte": 0}, "$expr": self._lapsed}
+        found = self._jobs.find(late).hint(SLOT_INDEX).limit(limit)
         return [Job.from_document(document) async for document in found]
 
     async def reap(self, job: Job) -> Status | None:
-        """Takes an expired job from its worker, the attempt counted. None where the worker was quicker."""
+        """Takes an expired job from its worker. None where no attempt was counted, or the worker was quicker."""
         if job.status is Status.CANCELLED:
             await self.free_slot(job)
             return None
-        return await self._end_attempt(job, LEASE_EXPIRED, fence(job) | {"$expr": LAPSED})
+        late = fence(job) | {"$expr": self._lapsed}
+        if job.attempts == 0:  # a direct lease that its worker has not confirmed
+            await self._hand_back(job, 0, late | {"attempts": 0})
+            return None
+        return await self._end_attempt(job, LEASE_EXPIRED, late)
 
     async def promote(self) -> int:
         """Makes the jobs whose backoff is over claimable again; returns how many."""

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.errors import QueueFull
-from broker.feed import happens
 from broker.job import Idempotency, Job, NewJob
+from broker.job_updates import after_end
 from gateway.auth import Principal, principal_of
 from gateway.context import Context, context, json_body
 from gateway.jobs import full_body, wait_for
@@ -119,11 +119,11 @@ def _new_job(
 async def _submit(arrival: Arrival, new: NewJob, workers: int) -> Response:
     broker, wait = arrival.gateway.broker, arrival.options.wait
     # Whoever watches before the job is there misses nothing and need not look first.
-    with broker.feed.watch(new.id) as ended:
+    with broker.feed.watch(new.id) as ending:
         job = await broker.queue.submit(new)
         if job.id == new.id and wait is not None:
-            await happens(ended, wait)
-            job = await broker.reader.get(str(job.id), None)
+            await ending.happens(wait)
+            job = after_end(job, ending.changes) or await broker.reader.get(str(job.id), None)
     if job.id == new.id:
         return await _reply(arrival, job, workers)
     if new.file is not None:

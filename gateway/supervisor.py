@@ -5,6 +5,7 @@ but mongod, which the next ``up`` finds again and ``down`` stops.
 """
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -29,8 +30,10 @@ log = logging.getLogger(__name__)
 # A child that ends sooner than this after its start is restarted ever more slowly.
 STEADY = 10.0
 SLOWEST = 10.0
+# Seconds in which a port may become free: the gateways of a supervisor that was just killed have yet to let go of it.
+PORT_PATIENCE = 5.0
 # Seconds for the children beyond the drain before they are killed.
-GRACE = 15.0
+GRACE = 20.0
 
 
 class SupervisorError(RoundhouseError):
@@ -44,20 +47,35 @@ class Child:
     fds: tuple[int, ...] = ()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The socket that the gateways share. Raises SupervisorError where the port is taken."""
+async def listen(host: str, port: int) -> socket.socket:
+    """The socket that the gateways share. Raises SupervisorError where the port is taken and stays so."""
+    deadline = time.monotonic() + PORT_PATIENCE
+    waits = False
+    while True:
+        try:
+            return _bound(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                reason = error.strerror or str(error)
+                raise SupervisorError(
+                    f"Cannot listen on {host} port {port}: {reason}. Stop what uses it or set SERVER_PORT to another."
+                ) from error
+        if not waits:
+            log.warning("%s port %d is taken, waiting up to %.0f s for it to become free", host, port, PORT_PATIENCE)
+            waits = True
+        await asyncio.sleep(0.1)
+
+
+def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(2048)
-    except OSError as error:
+    except OSError:
         listener.close()
-        reason = error.strerror or str(error)
-        raise SupervisorError(
-            f"Cannot listen on {host} port {port}: {reason}. Stop what uses it or set SERVER_PORT to another."
-        ) from error
+        raise
     return listener
 
 
@@ -135,7 +153,7 @@ async def up(settings: Settings, *, gateway: bool = True, worker: bool = True) -
     """The whole system in the foreground. Raises SupervisorError where it runs already or the port is taken."""
     run = private_directory(settings.home, "run")
     record = run / "up.json"
-    with _alone(run, settings.home), listen(settings.server.host, settings.server.port) as listener:
+    with _alone(run, settings.home), await listen(settings.server.host, settings.server.port) as listener:
         ProcessRecord.current().write(record)
         try:
             await _run_all(settings, listener)
@@ -184,7 +202,7 @@ def start_detached(
 
 async def gateways(settings: Settings) -> None:
     """Only the gateways, in the foreground. An embedded mongod that they start goes on after them."""
-    with listen(settings.server.host, settings.server.port) as listener:
+    with await listen(settings.server.host, settings.server.port) as listener:
         await supervise(settings, gateway_children(settings, listener))
 
 

@@ -14,7 +14,7 @@ from broker.broker import Broker
 from config import Settings, load_settings
 from gateway.app import create_app
 from worker.engines.factory import build_engines
-from worker.worker import Worker
+from worker.worker import Worker, new_identity
 
 PASSWORD = "correct-horse-battery"
 JWT_SECRET = "a secret that only the tests of roundhouse use"
@@ -107,7 +107,7 @@ async def gateway_on(settings: Settings) -> AsyncIterator[Gateway]:
 @asynccontextmanager
 async def worker_on(settings: Settings, *models: str) -> AsyncIterator[Worker]:
     """A worker in this process, drained at the end."""
-    broker = await Broker.open(settings, claimable=True)
+    broker = await Broker.open(settings, worker=new_identity())
     broker.start()
     worker = Worker(broker, build_engines(settings, models or None))
     running = asyncio.create_task(worker.run())

@@ -6,6 +6,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import uvloop
+
 from broker import logs
 from broker.broker import Broker
 from broker.errors import ModelNotFound
@@ -13,12 +15,12 @@ from broker.parent import die_with_parent
 from config import Settings, load_settings
 from config.errors import RoundhouseError
 from worker.engines.factory import build_engines
-from worker.worker import Worker
+from worker.worker import Worker, new_identity
 
 
 async def serve(settings: Settings, only: Sequence[str] | None) -> None:
     """Works until SIGTERM or SIGINT; a second one hands back what runs, at once."""
-    broker = await Broker.open(settings, claimable=True)
+    broker = await Broker.open(settings, worker=new_identity())
     worker = Worker(broker, build_engines(settings, only))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         only = [_resolve(settings, name) for name in options.models.split(",")] if options.models else None
-        asyncio.run(serve(settings, only))
+        uvloop.run(serve(settings, only))
     except RoundhouseError as error:
         print(f"roundhouse worker: {error.message}", file=sys.stderr)
         return 1

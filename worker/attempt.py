@@ -10,6 +10,8 @@ from typing import TypeVar
 from pymongo.errors import PyMongoError
 
 from broker.broker import Broker
+from broker.cancellation import cancel_all
+from broker.crashes import stack_of
 from broker.errors import AttemptTimeout, EngineError, FileMissing
 from broker.job import Failure, Job
 from broker.results import pack
@@ -45,14 +47,16 @@ class Attempt:
             self._work.cancel()
 
     async def run(self) -> None:
-        with self._broker.feed.watch(self.job.id) as ended:
+        with self._broker.feed.watch(self.job.id) as ending:
             self._work = asyncio.create_task(self._outcome())
-            watcher = asyncio.create_task(ended.wait())
-            await asyncio.wait({self._work, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if watcher.done():
-                self.stop(Stop.ENDED)
-            watcher.cancel()
-            await asyncio.wait({self._work})
+            watcher = asyncio.create_task(ending.event.wait())
+            try:
+                await asyncio.wait({self._work, watcher}, return_when=asyncio.FIRST_COMPLETED)
+                if watcher.done():
+                    self.stop(Stop.ENDED)
+                await asyncio.wait({self._work})
+            finally:
+                await cancel_all([self._work, watcher])
         if self._stop is not None and self._work.cancelled():
             await self._stopped(self._stop)
         else:
@@ -66,7 +70,7 @@ class Attempt:
         except Exception as error:
             # Whatever an engine raises that it should not: the job must not hang on our bug.
             log.exception("job %s: the engine raised an unexpected error", self.job.id)
-            return Failure("internal_error", f"{type(error).__name__}: {error}")
+            return Failure("internal_error", f"{type(error).__name__}: {error}", stack=stack_of(error))
 
     async def _execute(self) -> Result:
         request = await self._request()
@@ -129,6 +133,7 @@ def _failure(error: RoundhouseError) -> Failure:
         permanent=permanent,
         timeout=isinstance(error, AttemptTimeout),
         details={"details": dict(error.details)} if error.details else {},
+        stack=stack_of(error),
     )
 
 

@@ -5,35 +5,57 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from broker.broker import Broker
+from broker.cancellation import cancel_all
+from broker.database import farewell
 from broker.errors import EngineError
-from broker.job import Job
-from broker.registry import HEARTBEAT, ModelState
-from worker.attempt import Attempt, Stop
+from broker.job import Document, Job
+from broker.job_updates import taken_over
+from broker.registry import HEARTBEAT, KNOWN, ModelState
+from worker.attempt import Attempt, Stop, persist
 from worker.engines.base import Engine
 from worker.renewal import LeaseKeeper
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Seconds that handing back the remaining jobs may take.
 HAND_BACK = 10.0
+# Seconds for a claim that is under way when the worker is told to stop: a job that it gets would lose an attempt.
+LAST_CLAIM = 5.0
+# Seconds for which gateways may go on to lease jobs directly to a worker that has said that it drains.
+UNHEARD = KNOWN + 0.2
+# So many of the last direct leases are remembered.
+_REMEMBERED = 10_000
+
+
+def new_identity() -> str:
+    """A worker's, for one process start: a host name may come back, this does not."""
+    return uuid.uuid4().hex
 
 
 class Worker:
-    """``engines`` by model name. The identity is drawn anew at each start: a host name may come back, this does not."""
+    """``engines`` by model name. ``broker`` is one that was opened for a worker."""
 
     def __init__(self, broker: Broker, engines: Mapping[str, Engine]) -> None:
-        self.id = uuid.uuid4().hex
+        assert broker.worker is not None
+        self.id = broker.worker
         self._broker = broker
+        self._broker.feed.on_leased = self._take_over
+        # Tokens of the direct leases that were begun: a late notice must not begin one again.
+        self._begun: dict[str, None] = {}
         self._engines = engines
         self._states: dict[str, ModelState] = {}
         self._running: dict[ObjectId, Attempt] = {}
-        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._tasks: dict[asyncio.Task[object], str] = {}
+        self._background: list[asyncio.Task[Any]] = []
         self._leases = LeaseKeeper(broker.settings, broker.uri, self._lost)
         self._backlog: set[str] = set()
         self._draining = asyncio.Event()
@@ -47,24 +69,42 @@ class Worker:
         self._broker.feed.claimable.set()
 
     async def run(self) -> None:
-        """Works until drained. Waits for a database that is away."""
-        await self._broker.ready.wait()
-        await self._start_engines()
+        """Works until drained. Waits for a database that is away, but not to stop: the leases of its jobs end then."""
         self._leases.start()
-        heart = asyncio.create_task(self._beat())
-        log.info("worker %s serves %s", self.id, ", ".join(self._ready()) or "no model")
         try:
-            await self._claim_until_drained()
+            await self._work_until_drained()
             await self._finish()
         finally:
-            heart.cancel()
+            await cancel_all(self._background)
             await self._leases.stop()
             for engine in self._engines.values():
                 await engine.stop()
         try:
-            await self._broker.registry.remove(self.id)
+            with farewell():
+                await self._broker.registry.remove(self.id)
         except PyMongoError as error:
             log.warning("not signed off, the silence will tell: %s", error)
+
+    async def _work_until_drained(self) -> None:
+        work = self._spawn(self._work())
+        await asyncio.wait({work, self._spawn(self._draining.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(asyncio.wait({work}, timeout=LAST_CLAIM), self._turn_away())
+        if work.done():
+            work.result()
+        await cancel_all([work])
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._background.append(task)
+        return task
+
+    async def _work(self) -> None:
+        await self._broker.ready.wait()
+        await self._start_engines()
+        self._spawn(self._beat())
+        self._spawn(self._look_for_leases())
+        log.info("worker %s serves %s", self.id, ", ".join(self._ready()) or "no model")
+        await self._claim_until_drained()
 
     async def _start_engines(self) -> None:
         for name, engine in self._engines.items():
@@ -81,13 +121,30 @@ class Worker:
 
     async def _beat(self) -> None:
         while True:
-            try:
-                await self._broker.registry.heartbeat(
-                    self.id, socket.gethostname(), os.getpid(), self._states, draining=self._draining.is_set()
-                )
-            except PyMongoError as error:
-                log.warning("no heartbeat: %s", error)
+            await self._say_alive()
             await asyncio.sleep(HEARTBEAT)
+
+    async def _say_alive(self) -> bool:
+        """Whether the database has heard it."""
+        try:
+            await self._broker.registry.heartbeat(
+                self.id, socket.gethostname(), os.getpid(), self._states, draining=self._draining.is_set()
+            )
+        except PyMongoError as error:
+            log.warning("no heartbeat: %s", error)
+            return False
+        return True
+
+    async def _turn_away(self) -> None:
+        """Tells that this worker drains, and hands back what is leased to it until everybody has heard."""
+        with farewell():
+            if not self._states or not await self._say_alive():
+                return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UNHEARD):
+                await self._hurry.wait()
+        with farewell():
+            await self._begin_leases()
 
     async def _claim_until_drained(self) -> None:
         feed = self._broker.feed
@@ -114,19 +171,51 @@ class Worker:
                 self._begin(model, job)
         return claimed
 
+    async def _look_for_leases(self) -> None:
+        """Notices may be lost: what was leased to this worker directly is looked for besides."""
+        while True:
+            await self._begin_leases()
+            await asyncio.sleep(self._broker.settings.queue.poll_interval)
+
+    async def _begin_leases(self) -> None:
+        try:
+            for job in await self._broker.queue.direct_leases(self.id, list(self._engines)):
+                self._begin_leased(job)
+        except PyMongoError as error:
+            log.warning("cannot look for direct leases: %s", error)
+
+    def _take_over(self, document: Document) -> None:
+        self._begin_leased(taken_over(document))
+
+    def _begin_leased(self, job: Job) -> None:
+        """Begins a job with a direct lease, or hands it back where it came too late."""
+        assert job.token is not None
+        if job.token in self._begun:
+            return
+        self._begun[job.token] = None
+        if len(self._begun) > _REMEMBERED:
+            del self._begun[next(iter(self._begun))]
+        if job.model in self._ready() and not self._draining.is_set():
+            self._begin(job.model, job)
+        else:
+            self._attach(persist(lambda: self._broker.queue.release(job)), job.model)
+
     def _begin(self, model: str, job: Job) -> None:
         attempt = Attempt(self._broker, job, self._engines[model])
         if job.id in self._running:  # a failover has rolled back the claim that it rests on
             self._running[job.id].stop(Stop.LOST)
         self._running[job.id] = attempt
-        task = asyncio.create_task(self._attend(attempt))
+        self._attach(self._attend(attempt), model)
+
+    def _attach(self, work: Coroutine[Any, Any, object], model: str) -> None:
+        task = asyncio.create_task(work)
         self._tasks[task] = model
         task.add_done_callback(self._done)
 
     async def _attend(self, attempt: Attempt) -> None:
         job = attempt.job
         assert job.token is not None
-        self._leases.hold(job.id, job.token)
+        self._leases.hold(job.id, job.token, direct=job.token in self._begun)
         try:
             await attempt.run()
         finally:
@@ -134,7 +223,7 @@ class Worker:
             if self._running.get(job.id) is attempt:
                 del self._running[job.id]
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         # Only where more was waiting: an idle queue need not be asked again after each job.
         if self._tasks.pop(task) in self._backlog:
             self._broker.feed.claimable.set()
@@ -160,6 +249,5 @@ class Worker:
             attempt.stop(Stop.DRAIN)
         await asyncio.wait({everything}, timeout=HAND_BACK)
         # Only a database that is away keeps a job from being handed back; its lease will end instead.
-        for task in self._tasks:
-            task.cancel()
+        await cancel_all(self._tasks)
         await everything

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import uvloop
 
 from broker.broker import Broker
+from broker.feed import Ending
 from broker.job import Job, NewJob, Status
+from broker.job_updates import after_end
 from broker.parent import die_with_parent
 from config import load_settings
 from tests.benchmarks.work import THROUGHPUT, Payload, Plan, Stopwatch, check, measure, payload, split, tell
@@ -29,10 +31,10 @@ FILLERS = 500
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """``watch`` holds the subscription that ``ended`` comes from."""
+    """``watch`` holds the subscription that ``ending`` comes from."""
 
-    job: NewJob
-    ended: asyncio.Event
+    job: Job
+    ending: Ending
     watch: ExitStack
 
 
@@ -41,14 +43,15 @@ class Client:
         self._broker = broker
 
     async def submit(self, payload: Payload) -> Ticket:
-        job, watch = new_job(payload), ExitStack()
-        ended = watch.enter_context(self._broker.feed.watch(job.id))
-        await self._broker.queue.submit(job)
-        return Ticket(job, ended, watch)
+        new, watch = new_job(payload), ExitStack()
+        ending = watch.enter_context(self._broker.feed.watch(new.id))
+        return Ticket(await self._broker.queue.submit(new), ending, watch)
 
     async def result(self, ticket: Ticket) -> object:
         with ticket.watch:
-            await ticket.ended.wait()
+            await ticket.ending.event.wait()
+        job = after_end(ticket.job, ticket.ending.changes)
+        if job is None:
             job = await self._broker.reader.get(str(ticket.job.id), None)
         if job.status is not Status.COMPLETED:
             raise SystemExit(f"job {job.id} ended as {job.status}: {job.error}")

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.mongod import EmbeddedMongod
 from tests.deployments import default_config
-from tests.system import System, kill
+from tests.system import System, free_port, kill
+from worker.worker import HAND_BACK
 
 LETTER = Path(__file__).parents[2] / "samples" / "letter.pdf"
 
@@ -193,3 +195,86 @@ def test_a_gateway_that_is_told_to_stop_stops_though_its_database_has_gone(tmp_p
             assert gateway.wait(60) == 0
     finally:
         asyncio.run(mongod.stop())
+
+
+@pytest.fixture
+def mongod(tmp_path: Path) -> Iterator[EmbeddedMongod]:
+    """One of the test's own, to be killed and frozen."""
+    mongod = EmbeddedMongod(tmp_path / "elsewhere", cache=0.25)
+    asyncio.run(mongod.ensure())
+    try:
+        yield mongod
+    finally:
+        asyncio.run(mongod.stop())
+
+
+@pytest.fixture
+def forsaken(tmp_path: Path, mongod: EmbeddedMongod) -> Iterator[System]:
+    """A system whose database will be away. A job takes four seconds, and a worker that is to stop gives it one."""
+    config = default_config()
+    config["queue"]["drain_timeout"] = 1
+    config["models"]["simulator"]["tokens_per_second"] = 5
+    with System(tmp_path, asyncio.run(mongod.ensure()), "roundhouse", config) as system:
+        yield system
+
+
+@contextmanager
+def _away(mongod: EmbeddedMongod, how: signal.Signals) -> Iterator[None]:
+    """Killed it refuses connections, stopped it answers none. At the end it is back."""
+    pid = mongod.status().pid
+    assert pid is not None
+    os.kill(pid, how)
+    try:
+        yield
+    finally:
+        if how is signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+        asyncio.run(mongod.ensure())
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_idle_worker_that_is_told_to_stop_stops_though_its_database_has_gone(
+    how: signal.Signals, forsaken: System, mongod: EmbeddedMongod
+) -> None:
+    forsaken.gateway()
+    forsaken.sign_in()
+    worker = forsaken.start("worker")
+    forsaken.ended(forsaken.chat(max_tokens=1))
+    with _away(mongod, how):
+        worker.terminate()
+        assert worker.wait(12) == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_job_runs_elsewhere_when_its_worker_stopped_while_the_database_was_away(
+    how: signal.Signals, forsaken: System, mongod: EmbeddedMongod
+) -> None:
+    forsaken.gateway()
+    forsaken.sign_in()
+    worker = forsaken.start("worker")
+    job_id = forsaken.chat()
+    forsaken.until(job_id, "processing")
+    with _away(mongod, how):
+        worker.terminate()
+        assert worker.wait(1 + HAND_BACK + 8) == 0
+    forsaken.healthy()
+    forsaken.start("worker")
+    job = _patiently(forsaken, job_id)
+    outcome = job["attempts"], [error["code"] for error in job["errors"]]
+    # A mongod that was frozen may find the worker's last word when it goes on.
+    assert outcome == (2, ["lease_expired"]) or (outcome == (1, []) and how is signal.SIGSTOP)
+
+
+def test_a_worker_that_waits_for_a_database_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    with System(tmp_path, f"mongodb://127.0.0.1:{free_port()}", "roundhouse") as system:
+        worker = system.start("worker")
+        _until_logged(system, "worker", "waiting for the database")
+        worker.terminate()
+        assert worker.wait(12) == 0
+
+
+def _until_logged(system: System, name: str, words: str) -> None:
+    deadline = time.monotonic() + 30
+    while not any(words in log.read_text() for log in system.home.glob(f"*-{name}.log")):
+        assert time.monotonic() < deadline, f"{name} did not say: {words}"
+        time.sleep(0.05)

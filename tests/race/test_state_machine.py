@@ -10,9 +10,11 @@ import os
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import pytest
 from bson import ObjectId, Timestamp
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from broker.errors import JobFinished, JobNotFound, QueueFull
 from broker.job import LEASE_EXPIRED, LEGAL, Failure, Job, NewJob, Priority, Status, after_failure
 from broker.lanes import Lanes
 from broker.queue import JobQueue
+from broker.registry import ModelState, Worker
 from config import QueueSettings, SimulatorSettings
 from tests.race.rank import turns
 
@@ -59,7 +62,10 @@ SCHEDULE = settings(
 
 @dataclass(slots=True)
 class Expected:
-    """What a job's document has to look like. ``attempt``: whose token it bears. ``lease``: whether it bears one."""
+    """What a job's document has to look like. ``attempt``: whose token it bears. ``lease``: whether it bears one.
+
+    ``timed``: that the lease ends at a time of its own, which a direct one does from its first renewal on.
+    """
 
     job: Job
     status: Status = Status.QUEUED
@@ -67,6 +73,7 @@ class Expected:
     errors: list[str] = field(default_factory=list)
     attempt: Job | None = None
     lease: bool = False
+    timed: bool = False
     lapsed: bool = False
     waits: bool = False
     due: bool = False
@@ -75,6 +82,15 @@ class Expected:
     def claimed(self, attempt: Job) -> None:
         self.status, self.attempt, self.lease, self.lapsed = Status.PROCESSING, attempt, True, False
         self.attempts += 1
+        self.timed = True
+
+    def leased(self, attempt: Job) -> None:
+        self.status, self.attempt, self.lease = Status.PROCESSING, attempt, True
+
+    def confirmed(self) -> None:
+        """The first word of a worker counts the attempt of a direct lease."""
+        assert self.attempt is not None
+        self.attempts = self.attempt.attempts
 
     def requeued(self, *, waits: bool) -> None:
         self.status, self.attempt, self.lease, self.lapsed = Status.QUEUED, None, False, False
@@ -86,6 +102,7 @@ class Expected:
             self.lease = self.lapsed = False
 
     def failed(self, failure: Failure) -> Status:
+        self.confirmed()
         status = after_failure(self.attempts, self.job.max_retries, failure)
         self.errors.append(failure.code)
         if status is Status.QUEUED:
@@ -135,7 +152,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.store = Database(bench.database.client, bench.database.client[f"test_{uuid4().hex}"])
         self.run(ensure_schema(self.store, HOUR))
         self.lanes = [Rereading(self.store, WEIGHTS, AGING) for _ in WORKERS]
-        self.queues = [JobQueue(self.store, MODELS, SETTINGS, lanes) for lanes in self.lanes]
+        self.queues = [JobQueue(self.store, MODELS, SETTINGS, lanes, self.live_workers) for lanes in self.lanes]
+        self.alive: list[Worker] = []
         self.expected: dict[ObjectId, Expected] = {}
         self.attempts: list[Job] = []
         self.claimer: dict[str, int] = {}  # token → worker
@@ -145,6 +163,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.run(self.store.client.drop_database(self.store.handle.name))
+
+    async def live_workers(self) -> list[Worker]:
+        return self.alive
 
     # ── What the rules choose from ───────────────────────────────────────────────────────────────────────────────
 
@@ -176,6 +197,9 @@ class QueueMachine(RuleBasedStateMachine):
     def claimable(self) -> list[Expected]:
         return [e for e in self.expected.values() if e.status is Status.QUEUED and not e.waits]
 
+    def waiting(self, model: str) -> list[Expected]:
+        return [e for e in self.claimable() if e.job.model == model]
+
     def queue_of(self, job: Job) -> JobQueue:
         return self.queues[self.claimer[str(job.token)]]
 
@@ -186,8 +210,12 @@ class QueueMachine(RuleBasedStateMachine):
         model=st.sampled_from(sorted(MODELS)),
         subject=st.sampled_from(("ann", "bob")),
         priority=st.sampled_from(Priority),
+        alive=st.sampled_from(((), *((worker,) for worker in WORKERS))),
     )
-    def submit(self, gateway: int, model: str, subject: str, priority: Priority) -> None:
+    def submit(self, gateway: int, model: str, subject: str, priority: Priority, alive: tuple[int, ...]) -> None:
+        """``alive``: the workers that the gateway knows of, and may lease a job to directly."""
+        self.alive = [live_worker(f"worker-{number}") for number in alive]
+        may_run = not self.waiting(model) and len(self.held(model)) < MODELS[model].max_concurrent
         taken = sum(e.job.model == model and not e.status.terminal for e in self.expected.values())
         new = NewJob("chat", model, subject, {"n": len(self.expected)}, priority=priority)
         try:
@@ -197,6 +225,20 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             assert taken < BOUND[model], f"{model} has no place"
             self.expected[job.id] = Expected(job)
+            if job.status is Status.PROCESSING:
+                assert may_run, "somebody was overtaken, or ran beyond the bound"
+                (worker,) = alive
+                self.begin(worker, model)
+
+    def begin(self, worker: int, model: str) -> None:
+        """The worker finds what was leased to it."""
+        for job in self.run(self.queues[worker].direct_leases(f"worker-{worker}", [model])):
+            expected = self.expected[job.id]
+            if expected.attempt is None:
+                expected.leased(job)
+                self.attempts.append(job)
+                self.claimer[str(job.token)] = worker
+            assert (expected.attempts, expected.attempt, job.attempts) == (0, job, 1)
 
     @precondition(lambda self: self.expected)
     @rule(number=NUMBERS, who=st.sampled_from(("owner", "admin", "stranger")))
@@ -306,6 +348,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.run(self.queue_of(job).complete(job, {"result": result}))
         expected = self.expected[job.id]
         expected.result = result
+        expected.confirmed()
         expected.ended(Status.COMPLETED)
 
     def fail(self, job: Job, failure: Failure) -> None:
@@ -315,7 +358,7 @@ class QueueMachine(RuleBasedStateMachine):
     def release(self, job: Job) -> None:
         assert self.run(self.queue_of(job).release(job))
         expected = self.expected[job.id]
-        expected.attempts -= 1
+        expected.attempts = job.attempts - 1
         expected.requeued(waits=False)
 
     @precondition(lambda self: self.attempts)
@@ -326,13 +369,16 @@ class QueueMachine(RuleBasedStateMachine):
         live = {job.id for job in self.live() if mine.get(job.id) == job.token}
         assert self.run(self.queues[worker].renew(mine)) == set(mine) - live
         for job_id in live:
-            self.expected[job_id].lapsed = False
+            expected = self.expected[job_id]
+            expected.confirmed()
+            expected.lapsed, expected.timed = False, True
 
     @precondition(lambda self: self.live())
     @rule(number=NUMBERS, done=st.integers(0, 9))
     def progress(self, number: int, done: int) -> None:
         job = picked(self.live(), number)
         self.run(self.queue_of(job).progress(job, done, None, "pages"))
+        self.expected[job.id].confirmed()
         assert self.documents()[job.id]["progress"] == {"done": done, "total": None, "unit": "pages"}
 
     @precondition(lambda self: any(e.status is Status.CANCELLED for e in self.leases()))
@@ -382,7 +428,7 @@ class QueueMachine(RuleBasedStateMachine):
         expected, event = picked((events if number % 3 else ages) or events + ages, number)
         match event:
             case "lease_expires_at":
-                expected.lapsed = True
+                expected.lapsed = expected.timed = True
                 self.put_back(expected, event)
             case "not_before":
                 expected.due = True
@@ -420,6 +466,10 @@ class QueueMachine(RuleBasedStateMachine):
             outcome = self.run(self.queues[1].reap(job))
             if job.status is Status.CANCELLED:
                 expected.lease = expected.lapsed = False
+            elif mine and expected.lapsed and expected.status is Status.PROCESSING and job.attempts == 0:
+                assert outcome is None
+                if expected.attempts == 0:  # else it was confirmed since the reaper looked: the next look will tell
+                    expected.requeued(waits=False)
             elif mine and expected.lapsed and expected.status is Status.PROCESSING:
                 assert outcome is expected.failed(LEASE_EXPIRED)
             elif not (mine and expected.status is Status.FAILED):
@@ -433,7 +483,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def lose_a_worker_and_come_back(self, expected: Expected) -> None:
         """All that happens to a job whose worker dies, until it can be claimed again."""
-        expected.lapsed = True
+        expected.lapsed = expected.timed = True
         self.put_back(expected, "lease_expires_at")
         self.look_for_expired()
         self.reap()
@@ -475,7 +525,7 @@ def check_document(document: Document, expected: Expected) -> None:
         "lane": status is Status.QUEUED and not expected.waits,
         "not_before": expected.waits,
         "slot": expected.lease,
-        "lease_expires_at": expected.lease,
+        "lease_expires_at": expected.lease and expected.timed,
         "finished_at": status.terminal,
     }
     assert {name: name in document for name in present} == present
@@ -507,7 +557,14 @@ def check_numbers(model: str, documents: list[Document]) -> None:
         assert set(numbers) <= set(range(limit))
 
 
-def test_no_sequence_of_steps_breaks_a_promise_of_the_queue(mongod_uri: str) -> None:
+def live_worker(name: str) -> Worker:
+    now = datetime.now(UTC)
+    return Worker(name, "here", 1, now, now, False, dict.fromkeys(MODELS, ModelState(ready=True, state="ready")))
+
+
+def test_no_sequence_of_steps_breaks_a_promise_of_the_queue(mongod_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.job_updates.CONFIRM", HOUR)
+    monkeypatch.setattr("broker.direct.PAUSE", 0.0)
     with asyncio.Runner() as runner:
         bench = Bench(runner, connect(mongod_uri, "unused"))
         try:

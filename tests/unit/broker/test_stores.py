@@ -141,12 +141,12 @@ async def test_a_waiter_is_told_at_once_by_the_stream(
 async def _stream_is_open(store: Database, feed: JobFeed) -> None:
     """Sends jobs that end until one is noticed."""
     job_id = ObjectId()
-    with feed.watch(job_id) as ended:
+    with feed.watch(job_id) as ending:
 
         async def noticed() -> bool:
             await store.jobs.update_one({"_id": job_id}, {"$set": {"status": "queued", "model": "none"}}, upsert=True)
             await store.jobs.update_one({"_id": job_id}, {"$set": {"status": "cancelled"}})
-            return ended.is_set()
+            return ending.event.is_set()
 
         await eventually(noticed)
 

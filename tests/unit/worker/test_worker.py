@@ -1,0 +1,273 @@
+"""The worker on a real broker, with engines that do what a test tells them."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+
+from broker import registry
+from broker.broker import Broker
+from broker.job import Job, NewJob
+from broker.queue import JobQueue
+from config import Settings
+from tests.conditions import eventually
+from tests.deployments import default_config, make_settings
+from worker.engines.base import Chunk, Engine, Progress, Request, Result
+from worker.worker import Worker, new_identity
+
+MODEL = "simulator"
+LEASE = 1.0
+Configure = Callable[..., Settings]
+
+
+@pytest.fixture
+def configure(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Configure:
+    def make(lease: float = LEASE, **model: Any) -> Settings:
+        config = default_config()
+        config["queue"]["lease"] = lease
+        config["queue"]["drain_timeout"] = 60
+        config["models"][MODEL] |= model
+        return make_settings(tmp_path, mongod_uri, database.name, config)
+
+    return make
+
+
+class Idle:
+    """An engine that needs nothing."""
+
+    async def start(self) -> None:
+        """There is nothing to load."""
+
+    async def stop(self) -> None:
+        """There is nothing to let go of."""
+
+
+class Held(Idle):
+    """Runs until it may end."""
+
+    def __init__(self) -> None:
+        self.runs = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        self.runs.set()
+        await self.may_end.wait()
+        yield Result({"text": "done"})
+
+
+class Obstructive(Idle):
+    """Lets nothing else run in the worker's event loop, until the lease of its job was renewed for a whole lease."""
+
+    def __init__(self, uri: str, database: str) -> None:
+        self._uri = uri
+        self._database = database
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        yield Result({"renewed": self._renewed()})
+
+    def _renewed(self) -> bool:
+        deadline = time.monotonic() + 10
+        with MongoClient[dict[str, Any]](self._uri) as client:
+            first = self._lease(client)
+            while time.monotonic() < deadline:
+                if self._lease(client) >= first + timedelta(seconds=LEASE):
+                    return True
+        return False
+
+    def _lease(self, client: MongoClient[dict[str, Any]]) -> Any:
+        held = client[self._database].jobs.find_one({"slot": {"$gte": 0}})
+        assert held is not None
+        return held["lease_expires_at"]
+
+
+class Pages(Idle):
+    """Takes ``seconds`` for each of three pages."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        for page in range(1, 4):
+            await asyncio.sleep(self._seconds)
+            yield Progress(page, 3, "pages")
+        yield Result({"pages": 3})
+
+
+@asynccontextmanager
+async def working(settings: Settings, engine: Engine) -> AsyncIterator[tuple[Broker, Worker]]:
+    assert settings.mongodb.uri is not None
+    broker = await Broker.open(settings, worker=new_identity())
+    broker.start()
+    worker = Worker(broker, {MODEL: engine})
+    running = asyncio.create_task(worker.run())
+    await broker.ready.wait()
+    try:
+        yield broker, worker
+    finally:
+        worker.drain()
+        await running
+        await broker.close()
+
+
+async def submitted(broker: Broker) -> Job:
+    return await broker.queue.submit(NewJob("chat", MODEL, "ann", {}))
+
+
+async def ended(broker: Broker, job: Job) -> Job:
+    async def has_ended() -> bool:
+        return (await broker.reader.get(str(job.id), None)).status.terminal
+
+    await eventually(has_ended, within=30)
+    return await broker.reader.get(str(job.id), None)
+
+
+def test_each_start_of_a_worker_is_another_worker() -> None:
+    """On the same host, and in a process of the same number, as in a container that starts again."""
+    assert new_identity() != new_identity()
+
+
+async def test_leases_are_renewed_while_an_engine_lets_nothing_else_run(
+    configure: Configure, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]
+) -> None:
+    async with working(configure(), Obstructive(mongod_uri, database.name)) as (broker, _):
+        job = await ended(broker, await submitted(broker))
+    assert (job.status, job.attempts, job.result) == ("completed", 1, {"renewed": True})
+
+
+async def test_leases_are_renewed_while_the_worker_drains(configure: Configure) -> None:
+    engine = Held()
+    async with working(configure(), engine) as (broker, worker):
+        job = await submitted(broker)
+        await engine.runs.wait()
+        worker.drain()
+        before = (await broker.database.jobs_local.find_one({"_id": job.id}) or {})["lease_expires_at"]
+
+        async def renewed() -> bool:
+            document = await broker.database.jobs_local.find_one({"_id": job.id}) or {}
+            return bool(document["lease_expires_at"] >= before + timedelta(seconds=LEASE))
+
+        await eventually(renewed)
+        engine.may_end.set()
+        job = await ended(broker, job)
+    assert (job.status, job.attempts) == ("completed", 1)
+
+
+async def test_a_cancelled_jobs_slot_frees_when_its_worker_has_stopped_long_before_the_lease_ends(
+    configure: Configure,
+) -> None:
+    engine = Held()
+    async with working(configure(lease=3600.0), engine) as (broker, _):
+        job = await submitted(broker)
+        await engine.runs.wait()
+        await broker.queue.cancel(job.id, None)
+
+        async def freed() -> bool:
+            return "slot" not in (await broker.database.jobs_local.find_one({"_id": job.id}) or {})
+
+        await eventually(freed)
+        assert (await ended(broker, job)).status == "cancelled"
+
+
+async def test_an_attempt_that_takes_too_long_is_retried_and_ends_as_a_timeout(configure: Configure) -> None:
+    async with working(configure(timeout=0.1, max_retries=1), Held()) as (broker, _):
+        job = await ended(broker, await submitted(broker))
+    assert (job.status, job.attempts) == ("timeout", 2)
+    assert [error["code"] for error in job.errors] == ["attempt_timeout"] * 2
+
+
+async def test_the_timeout_counts_for_each_page_and_not_for_the_document(configure: Configure) -> None:
+    async with working(configure(timeout=1.5, max_retries=0), Pages(0.7)) as (broker, _):
+        job = await ended(broker, await submitted(broker))
+    assert (job.status, job.result) == ("completed", {"pages": 3})
+
+
+async def leased_to(worker: Worker, settings: Settings, broker: Broker) -> Job:
+    """A job that a gateway leases to the worker as it is stored."""
+
+    async def known() -> list[registry.Worker]:
+        now = datetime.now(UTC)
+        state = registry.ModelState(ready=True, state="ready")
+        return [registry.Worker(worker.id, "here", 1, now, now, False, {MODEL: state})]
+
+    gate = JobQueue(broker.database, settings.models, settings.queue, workers=known)
+    job = await gate.submit(NewJob("chat", MODEL, "ann", {}))
+    assert job.worker == worker.id
+    return job
+
+
+class Counting(Idle):
+    """Counts how often it runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        self.runs += 1
+        yield Result({"run": self.runs, "attempt": request.attempt})
+
+
+async def serves(broker: Broker) -> None:
+    async def ready() -> bool:
+        return any(worker.serves(MODEL) for worker in await broker.registry.live_workers())
+
+    await eventually(ready)
+
+
+async def test_a_direct_lease_whose_notice_was_lost_is_found(configure: Configure) -> None:
+    engine, settings = Counting(), configure()
+    async with working(settings, engine) as (broker, worker):
+        broker.feed.on_leased = lambda _: None
+        await serves(broker)
+        job = await ended(broker, await leased_to(worker, settings, broker))
+    assert (job.status, job.attempts, job.result) == ("completed", 1, {"run": 1, "attempt": 1})
+
+
+async def test_a_notice_that_comes_again_begins_nothing(configure: Configure) -> None:
+    engine, settings = Counting(), configure()
+    async with working(settings, engine) as (broker, worker):
+        await serves(broker)
+        job = await leased_to(worker, settings, broker)
+        document = await broker.database.jobs_local.find_one({"_id": job.id})
+        assert document is not None
+        broker.feed.on_leased(document)
+        await ended(broker, job)
+        broker.feed.on_leased(document)
+        await ended(broker, await leased_to(worker, settings, broker))
+    assert engine.runs == 2
+
+
+async def test_a_direct_lease_is_confirmed_long_before_the_next_renewal_of_all(configure: Configure) -> None:
+    engine, settings = Held(), configure()
+    async with working(settings, engine) as (broker, worker):
+        await serves(broker)
+        job = await leased_to(worker, settings, broker)
+
+        async def confirmed() -> bool:
+            document = await broker.database.jobs_local.find_one({"_id": job.id}) or {}
+            return document["attempts"] == 1 and "lease_expires_at" in document
+
+        await eventually(confirmed)
+        engine.may_end.set()
+        assert (await ended(broker, job)).attempts == 1
+
+
+async def test_what_is_leased_to_a_worker_that_drains_is_handed_back(configure: Configure) -> None:
+    engine, settings = Counting(), configure()
+    async with working(settings, engine) as (broker, worker):
+        await serves(broker)
+        worker.drain()
+        job = await leased_to(worker, settings, broker)
+
+        async def back() -> bool:
+            document = await broker.database.jobs_local.find_one({"_id": job.id}) or {}
+            return (document["status"], document["attempts"]) == ("queued", 0)
+
+        await eventually(back, within=4.0)  # long before it would lapse
+    assert engine.runs == 0
