@@ -10,22 +10,24 @@ from typing import Any
 from pymongo.read_concern import ReadConcern
 
 from broker.clock import DatabaseClock
-from broker.database import HEALED, Collection, Database
+from broker.database import DURABLE, Collection, Database
 from broker.files import FileStore
 
 BATCH = 200
-# A batch is followed by a pause as long as it took, so that the other half of the time is everybody else's.
-LONGEST_RUN = 20.0
+# A batch is followed by a pause of so many times as long as it took: most of the time is everybody else's.
+PAUSE = 3
+# Seconds of the 300 after which the clockwork begins the next run.
+LONGEST_RUN = 240.0
 
 
 class Cleaner:
     """``retention`` in seconds."""
 
     def __init__(self, database: Database, files: FileStore, retention: float) -> None:
-        # A deletion that a failover takes back is made again at the next run. A majority read would, for a moment,
-        # find again what was just deleted.
-        self._jobs = database.jobs_local
-        self._crashes = database.crashes.with_options(write_concern=HEALED, read_concern=ReadConcern("local"))
+        # A majority read would, for a moment, find again what was just deleted. Each batch waits for the disk, not
+        # because its loss would matter, but because a submit would else have to wait for that of many batches.
+        self._jobs = database.jobs_local.with_options(write_concern=DURABLE)
+        self._crashes = database.crashes.with_options(read_concern=ReadConcern("local"))
         self._clock = DatabaseClock(database)
         self._files = files
         self._retention = retention
@@ -40,7 +42,7 @@ class Cleaner:
             if batch == 0:
                 break
             gone += batch
-            await asyncio.sleep(time.monotonic() - started)
+            await asyncio.sleep(PAUSE * (time.monotonic() - started))
         return gone
 
     async def _clean_jobs(self) -> int:

@@ -24,12 +24,11 @@ class FileStore:
 
     def __init__(self, database: Database) -> None:
         self._jobs = database.jobs
-        handle = database.handle.with_options(codec_options=CODEC)
+        # On the handle: a bucket's own write concern does not reach its uploads.
+        handle = database.handle.with_options(codec_options=CODEC, write_concern=DURABLE)
         self._files = handle["files.files"]
-        self._chunks = handle.get_collection("files.chunks", write_concern=DURABLE)
-        self._bucket = AsyncGridFSBucket(
-            handle, bucket_name="files", chunk_size_bytes=CHUNK_SIZE, write_concern=DURABLE
-        )
+        self._chunks = handle["files.chunks"]
+        self._bucket = AsyncGridFSBucket(handle, bucket_name="files", chunk_size_bytes=CHUNK_SIZE)
 
     async def put(self, job: ObjectId, data: bytes, media_type: str, name: str | None = None) -> StoredFile:
         """Stores ``data`` for the job of that id, which need not be there yet: unless it soon is, the file is swept."""

@@ -7,6 +7,7 @@ any two steps, and the next one goes on from there.
 """
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -128,6 +129,16 @@ class EmbeddedMongod:
     def crashed(self) -> bool:
         """It was started, nobody stopped it, and it is gone."""
         return self._record.exists() and not self._alive()
+
+    def hindrance(self) -> str | None:
+        """Why it cannot be started again after a crash, in the kernel's words. None where it has not crashed, or where
+        nothing can be seen to be in its way."""
+        if not self.crashed():
+            return None
+        disk = os.statvfs(self.directory)
+        if disk.f_flag & os.ST_RDONLY:
+            return os.strerror(errno.EROFS)
+        return os.strerror(errno.ENOSPC) if self._space() < _SPACE_NEEDED else None
 
     def limit_log(self) -> None:
         """Keeps the log bounded: beyond 50 MB it becomes ``mongod.log.1`` and mongod begins a new one."""
@@ -262,8 +273,11 @@ class EmbeddedMongod:
                 return True
         return False
 
+    def _space(self) -> int:
+        return shutil.disk_usage(self.directory).free
+
     def _check_space(self) -> None:
-        free = shutil.disk_usage(self.directory).free
+        free = self._space()
         if free < _SPACE_NEEDED:
             raise MongodError(
                 f"The disk of {self.directory} is full: {free // 2**20} MB are free and mongod needs "

@@ -26,6 +26,10 @@ from config.values import Bytes, Seconds
 Task: TypeAlias = Literal["chat", "ocr", "embedding"]
 Priority: TypeAlias = Literal["high", "normal", "low"]
 
+# Characters.
+MIN_PASSWORD = 8
+MAX_PASSWORD = 1024
+
 # Names go into URLs and log lines; a slash is allowed because hub ids are customary as model names.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
 MongodbUri = Annotated[str, StringConstraints(pattern=r"^mongodb(\+srv)?://")]
@@ -51,6 +55,12 @@ def _checked_admin_password(secret: SecretStr) -> SecretStr:
     if secret.get_secret_value().strip().lower() in ("", "admin"):
         raise PydanticCustomError(
             "secret", "may not be empty or 'admin': choose another, or unset it and one is generated"
+        )
+    if not MIN_PASSWORD <= len(secret.get_secret_value()) <= MAX_PASSWORD:
+        raise PydanticCustomError(
+            "secret",
+            "a password has {least} to {most} characters: choose another, or unset it and one is generated",
+            {"least": MIN_PASSWORD, "most": MAX_PASSWORD},
         )
     return secret
 

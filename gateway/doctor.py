@@ -269,12 +269,16 @@ def database(settings: Settings) -> Finding:
 
 
 def _embedded(home: Path) -> Finding:
+    mongod = EmbeddedMongod(home)
     try:
-        status = EmbeddedMongod(home).status()
+        status, hindrance = mongod.status(), mongod.hindrance()
         known = status.binary
         binary = known if known is not None and os.access(known, os.X_OK) else find_mongod()
     except (MongodError, OSError) as error:
         return Finding("error", "database", str(error), _SET_URI)
+    if hindrance is not None:
+        message = f"The embedded mongod has crashed and cannot be started again: {hindrance}."
+        return Finding("error", "database", message, "Mend that; a Roundhouse that runs then starts it within 30 s.")
     state = f"runs on port {status.port} (process {status.pid})" if status.running else "is not running now"
     message = f"The embedded mongod {binary} {state}; it is meant for trials, so for production set MONGODB_URI."
     return Finding("warning", "database", message, _SET_URI)

@@ -6,10 +6,12 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+import pymongo
 from pymongo.errors import PyMongoError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.mongod import EmbeddedMongod
 from gateway.context import Context, context, json_body
 from gateway.schemas import DatabaseHealth, Health, ModelHealth
 
@@ -26,7 +28,9 @@ async def health(request: Request) -> Response:
     ok = latency is not None and gateway.broker.ready.is_set()
     body = Health(status="ok" if ok else "unavailable", timestamp=datetime.now(UTC), version=VERSION)
     if request.query_params.get("detail", "0") not in ("", "0", "false"):
-        body = body.model_copy(update={"database": DatabaseHealth(ok=latency is not None, latency_ms=latency)})
+        reason = _reason(gateway) if latency is None else None
+        database = DatabaseHealth(ok=latency is not None, latency_ms=latency, reason=reason)
+        body = body.model_copy(update={"database": database})
         if ok:
             body = body.model_copy(update=await _details(gateway))
     headers = {"Cache-Control": "no-store"} | ({} if ok else {"Retry-After": "2"})
@@ -37,12 +41,23 @@ async def _ping(gateway: Context) -> float | None:
     """Milliseconds that a round trip takes, or None."""
     start = time.perf_counter()
     try:
-        async with asyncio.timeout(PATIENCE):
+        # By the driver's own clock: cancelled while it looks for a server, it may raise a RuntimeError of its locks.
+        with pymongo.timeout(PATIENCE):
             await gateway.broker.database.client.admin.command("ping")
-    except (PyMongoError, TimeoutError) as error:
-        log.warning("the database does not answer: %s", error or type(error).__name__)
+    except PyMongoError as error:
+        log.warning("the database does not answer: %s", error)
         return None
     return round((time.perf_counter() - start) * 1000, 2)
+
+
+def _reason(gateway: Context) -> str | None:
+    """What keeps the embedded mongod down, where that is known. No paths: whoever asks may be anybody."""
+    if gateway.settings.mongodb.uri is not None:
+        return None
+    try:
+        return EmbeddedMongod(gateway.settings.home).hindrance()
+    except OSError as error:
+        return error.strerror
 
 
 async def open_counts(gateway: Context, models: list[str]) -> dict[str, tuple[int, int]]:

@@ -114,6 +114,8 @@ class Accepted(Body):
 class DatabaseHealth(Body):
     ok: bool
     latency_ms: float | None
+    reason: str | None
+    """What keeps the embedded mongod from running, e.g. «No space left on device»; null where nothing is known."""
 
 
 class ModelHealth(Body):
@@ -190,6 +192,8 @@ class Crash(Body):
     code: str
     message: str
     details: dict[str, Any]
+    stack: str | None = None
+    """Where in the code the attempt failed; null for a worker that died, which could not tell."""
     outcome: str
     """What became of the job: «queued» for another attempt, or the status it ended in."""
 

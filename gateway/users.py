@@ -17,11 +17,9 @@ from pymongo.read_concern import ReadConcern
 
 from broker.database import CODEC, DURABLE
 from config.errors import ConfigError
-from gateway.secrets import MIN_PASSWORD
+from config.settings import MAX_PASSWORD, MIN_PASSWORD
 
 ADMIN = "admin"
-MAX_PASSWORD = 1024
-"""Characters."""
 
 MAX_NAME = 64
 """Characters."""

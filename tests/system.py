@@ -37,6 +37,8 @@ class System:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
         self.environ = inherited | environment(home, uri, database) | {"SERVER_PORT": str(self.port)}
         self.http = httpx.Client(base_url=self.url, timeout=60.0)
+        # Put before each command, for processes that are to see another file system.
+        self.prefix: tuple[str, ...] = ()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -59,7 +61,7 @@ class System:
         log = self.home / f"{len(self._processes)}-{command[0]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gateway.cli", *command],
+                [*self.prefix, sys.executable, "-m", "gateway.cli", *command],
                 env=self.environ,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -73,7 +75,7 @@ class System:
     def run(self, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Runs ``roundhouse COMMAND`` to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "gateway.cli", *command],
+            [*self.prefix, sys.executable, "-m", "gateway.cli", *command],
             env=self.environ,
             cwd=ROOT,
             input=text,

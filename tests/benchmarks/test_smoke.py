@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.benchmarks import broker
+from tests.benchmarks import broker, cleanup
 
 
 def test_the_broker_benchmark_measures_each_phase_and_says_on_what(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,3 +16,15 @@ def test_the_broker_benchmark_measures_each_phase_and_says_on_what(capsys: pytes
     assert len(rows) == 3
     assert all(float(row[1].replace(",", "")) > 0 for row in rows)
     assert [row[2] == "-" for row in rows] == [True, False, False], "only the second and third phase time single jobs"
+
+
+def test_the_cleanup_benchmark_deletes_under_a_steady_load_and_says_how_that_was_felt(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cleanup.main(["--jobs", "500", "--alone", "0.5", "--cleaning", "30"]) == 0
+
+    told = capsys.readouterr().out
+    rows = [line.split(" | ") for line in told.splitlines() if line.startswith(("| nothing |", "| cleaning |"))]
+    assert len(rows) == 2
+    assert all(float(row[2]) > 0 for row in rows)
+    assert "500 of 500 jobs were deleted" in told

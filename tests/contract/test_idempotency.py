@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests import documents
 from tests.deployments import Gateway
 from worker.worker import Worker
 
+SAMPLES = Path(__file__).parents[2] / "samples"
 KEY = {"Idempotency-Key": "order 66"}
 
 
@@ -40,6 +42,12 @@ async def test_the_same_key_with_another_content_is_refused(gateway: Gateway) ->
     for body in ({"message": "ho"}, {"message": "hi", "model": "simulator"}):
         other = await gateway.http.post("/api/chat", json=body, headers=KEY)
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+
+
+async def test_the_same_key_with_another_document_is_refused(gateway: Gateway) -> None:
+    await gateway.http.post("/api/ocr", content=documents.page_png(), headers=KEY)
+    other = await gateway.http.post("/api/ocr", content=(SAMPLES / "letter.pdf").read_bytes(), headers=KEY)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
 
 
 async def test_a_key_belongs_to_its_subject(gateway: Gateway) -> None:

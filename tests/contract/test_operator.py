@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
+from broker.job import Failure
 from gateway.users import Users
 from tests.conditions import eventually
 from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
@@ -50,7 +51,7 @@ async def test_a_gateway_without_its_database_says_503_and_when_to_come_back(tmp
     ):
         health = await http.get("/health?detail=1")
         assert (health.status_code, health.json()["status"]) == (503, "unavailable")
-        assert health.json()["database"] == {"ok": False, "latency_ms": None}
+        assert health.json()["database"] == {"ok": False, "latency_ms": None, "reason": None}
         assert health.headers["retry-after"]
         token = app.state.context.tokens.issue("ann", "user")
         response = await http.post("/api/chat", json={"message": "hi"}, headers={"Authorization": f"Bearer {token}"})
@@ -159,3 +160,16 @@ async def test_crashes_can_be_narrowed_down(gateway: Gateway, worker: Worker) ->
     assert (first[0]["model"], first[0]["outcome"]) == ("simulator", "failed")
     assert (await gateway.http.get("/admin/crashes?model=tesseract")).json()["crashes"] == []
     assert (await gateway.http.get("/admin/crashes?since=2100-01-01T00:00:00Z")).json()["crashes"] == []
+
+
+async def test_a_crash_is_shown_with_its_stack_and_one_of_an_older_release_without(gateway: Gateway) -> None:
+    job_id = (await gateway.http.post("/api/chat", json={"message": "hi"})).json()["request_id"]
+    job = await gateway.broker.reader.get(job_id, None)
+    await gateway.broker.crashes.add(job, Failure("x", "It broke.", stack="Traceback: here"), "queued")
+    shown = (await gateway.http.get("/admin/crashes")).json()["crashes"]
+    assert [(crash["job"], crash["message"], crash["stack"]) for crash in shown] == [
+        (job_id, "It broke.", "Traceback: here")
+    ]
+    await gateway.broker.database.crashes.update_one({}, {"$unset": {"stack": ""}})
+    (crash,) = (await gateway.http.get("/admin/crashes")).json()["crashes"]
+    assert crash["stack"] is None

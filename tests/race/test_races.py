@@ -80,6 +80,20 @@ async def test_a_late_result_does_not_replace_that_of_the_next_attempt(
     assert (await stored(job))["result"] == RESULT["result"]
 
 
+async def test_a_late_failure_does_not_pass_for_that_of_the_next_attempt(
+    queue: JobQueue, rival: JobQueue, new_job: Make, put_back: PutBack, stored: Stored
+) -> None:
+    job, found = await lapsed(queue, new_job, put_back)
+    await rival.reap(found)
+    await put_back(job, "not_before")
+    await rival.promote()
+    (again,) = await claimed(rival)
+    assert await rival.fail(again, FATAL) is Status.FAILED
+    before = await stored(job)
+    assert await queue.fail(job, FATAL) is None
+    assert await stored(job) == before
+
+
 async def test_of_a_result_and_a_reaper_at_once_one_wins_and_the_other_is_told(
     queue: JobQueue, rival: JobQueue, new_job: Make, put_back: PutBack, stored: Stored
 ) -> None:
@@ -196,6 +210,17 @@ async def test_an_old_attempt_does_not_free_the_slot_of_the_one_that_was_cancell
     await rival.cancel(new.id, None)
     await queue.free_slot(old)
     assert (await stored(new))["slot"] == new.slot
+
+
+async def test_the_slot_of_a_job_that_is_still_processed_is_not_freed(
+    queue: JobQueue, new_job: Make, stored: Stored
+) -> None:
+    """The reaper goes by the slots: without its own the job would be found by nobody."""
+    await queue.submit(new_job())
+    (job,) = await claimed(queue)
+    before = await stored(job)
+    await queue.free_slot(job)
+    assert await stored(job) == before
 
 
 async def test_a_result_before_the_cancel_is_final(

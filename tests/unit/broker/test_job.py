@@ -1,4 +1,5 @@
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,11 @@ def test_backoff_doubles_up_to_the_maximum() -> None:
     ceilings = [backoff(attempt, 1.0, 8.0, rng=_Highest()) for attempt in range(1, 7)]
     assert ceilings == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
     assert all(a <= b for a, b in pairwise(ceilings))
+
+
+def test_jobs_that_failed_together_do_not_come_back_together() -> None:
+    rng = Random(1)
+    assert len({backoff(1, 1.0, 8.0, rng) for _ in range(20)}) == 20
 
 
 class _Highest:

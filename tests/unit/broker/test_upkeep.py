@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.cleanup import BATCH, Cleaner
-from broker.clockwork import Clockwork, Leadership, Task, bury_workers
+from broker.clockwork import Clockwork, Leadership, Reaper, Task, bury_workers
 from broker.crashes import CrashLog
 from broker.database import Database
 from broker.errors import FileMissing
@@ -88,13 +88,23 @@ async def test_usage_counts_each_hour_once_however_often_it_is_rolled_up(
     assert await usage.of("alpha", datetime.now(UTC) - timedelta(hours=2)) == []
 
 
-async def test_a_worker_that_fell_silent_is_buried_once_and_logged(store: Database) -> None:
+async def test_a_worker_that_fell_silent_is_buried_once_and_logged(
+    store: Database, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.clockwork.BURIAL", timedelta(seconds=0.2))
     registry, crashes = Registry(store), CrashLog(store)
+    reaper = Reaper(queue, crashes, 3600.0)
     for worker in ("alive", "dead"):
         await registry.heartbeat(worker, "host", 7, {"m": ModelState(True, "ready")}, draining=False)
     await store.workers.update_one({"_id": "dead"}, [{"$set": {"last_seen": {"$subtract": ["$$NOW", 60_000]}}}])
-    assert await bury_workers(registry, crashes) == 1
-    assert await bury_workers(registry, crashes) == 0
+    assert await bury_workers(registry, crashes, reaper) == 0, "while the database was away, everybody was silent"
+    await reaper.tick()
+
+    async def buried() -> bool:
+        return await bury_workers(registry, crashes, reaper) == 1
+
+    await eventually(buried)
+    assert await bury_workers(registry, crashes, reaper) == 0
     (entry,) = await crashes.newest()
     assert (entry["code"], entry["worker"]) == ("worker_died", "dead")
     assert [worker.id for worker in await registry.live_workers()] == ["alive"]

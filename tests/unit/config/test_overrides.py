@@ -156,6 +156,14 @@ def test_an_empty_or_customary_admin_password_is_refused(refusal: Refusal, passw
     assert problem.startswith("ADMIN_PASSWORD: may not be empty or 'admin'")
 
 
+@pytest.mark.parametrize("password", ["hunter2", "x" * 1025])
+def test_an_admin_password_that_no_user_may_have_is_refused_without_showing_it(refusal: Refusal, password: str) -> None:
+    [problem] = refusal("", ADMIN_PASSWORD=password)
+    assert problem == (
+        "ADMIN_PASSWORD: a password has 8 to 1024 characters: choose another, or unset it and one is generated"
+    )
+
+
 @pytest.mark.parametrize("secret", ["", "hunter2", "x" * 31])
 def test_a_short_signing_key_is_refused_without_showing_it(refusal: Refusal, secret: str) -> None:
     [problem] = refusal("", JWT_SECRET=secret)
@@ -163,13 +171,13 @@ def test_a_short_signing_key_is_refused_without_showing_it(refusal: Refusal, sec
 
 
 def test_good_secrets_are_read_and_hidden(load: Load) -> None:
-    settings = load("", JWT_SECRET="s" * 32, ADMIN_PASSWORD="hunter2")
+    settings = load("", JWT_SECRET="s" * 32, ADMIN_PASSWORD="hunter22")
     assert settings.jwt_secret is not None
     assert settings.admin_password is not None
     assert settings.jwt_secret.get_secret_value() == "s" * 32
-    assert settings.admin_password.get_secret_value() == "hunter2"
+    assert settings.admin_password.get_secret_value() == "hunter22"
     assert "s" * 32 not in repr(settings)
-    assert "hunter2" not in repr(settings)
+    assert "hunter22" not in repr(settings)
 
 
 def test_only_the_given_environment_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
