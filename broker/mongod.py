@@ -311,7 +311,13 @@ class EmbeddedMongod:
             "--wiredTigerCacheSizeGB": f"{self._cache:.2f}",
             "--oplogSize": 1024,
         }
-        parameters = {"diagnosticDataCollectionEnabled": "false", "shutdownTimeoutMillisForSignaledShutdown": 100}
+        parameters = {
+            "diagnosticDataCollectionEnabled": "false",
+            "shutdownTimeoutMillisForSignaledShutdown": 100,
+            # Nobody reads the past here, and a queue leaves much of it: kept for the default of five minutes, the index
+            # keys of ended jobs are stepped over by each search beside them, the more the more jobs there were.
+            "minSnapshotHistoryWindowInSeconds": 0,
+        }
         flags = ["--nounixsocket", "--quiet", "--logappend"]
         pairs = [str(part) for pair in options.items() for part in pair]
         settings = [part for name, value in parameters.items() for part in ("--setParameter", f"{name}={value}")]

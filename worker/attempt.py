@@ -31,7 +31,10 @@ class Stop(Enum):
 
 
 class Attempt:
-    """Runs a claimed job. ``stop`` may be called at any time; ``run`` then ends soon and writes what is due."""
+    """Runs a claimed job, then records what came of it.
+
+    ``stop`` may be called at any time; ``run`` then ends soon, and ``record`` writes what is due.
+    """
 
     def __init__(self, broker: Broker, job: Job, engine: Engine) -> None:
         self.job = job
@@ -57,6 +60,10 @@ class Attempt:
                 await asyncio.wait({self._work})
             finally:
                 await cancel_all([self._work, watcher])
+
+    async def record(self) -> None:
+        """Ends the attempt in the database; waits for one that is away."""
+        assert self._work is not None
         if self._stop is not None and self._work.cancelled():
             await self._stopped(self._stop)
         else:

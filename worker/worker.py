@@ -32,6 +32,8 @@ HAND_BACK = 10.0
 LAST_CLAIM = 5.0
 # Seconds for which gateways may go on to lease jobs directly to a worker that has said that it drains.
 UNHEARD = KNOWN + 0.2
+# Seconds for which jobs that have only to be recorded yet are waited for before others are claimed.
+RECORDING = 0.02
 # So many of the last direct leases are remembered.
 _REMEMBERED = 10_000
 
@@ -54,7 +56,8 @@ class Worker:
         self._engines = engines
         self._states: dict[str, ModelState] = {}
         self._running: dict[ObjectId, Attempt] = {}
-        self._tasks: dict[asyncio.Task[object], str] = {}
+        self._tasks: dict[asyncio.Task[Any], str] = {}
+        self._recording: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[Any]] = []
         self._leases = LeaseKeeper(broker.settings, broker.uri, self._lost)
         self._backlog: set[str] = set()
@@ -160,7 +163,7 @@ class Worker:
     async def _claim_round(self) -> int:
         claimed = 0
         for model in self._ready():
-            free = self._broker.settings.models[model].max_concurrent - list(self._tasks.values()).count(model)
+            free = await self._free(model)
             if free <= 0 or self._draining.is_set():
                 self._backlog.add(model)
                 continue
@@ -170,6 +173,15 @@ class Worker:
             for job in claims.jobs:
                 self._begin(model, job)
         return claimed
+
+    async def _free(self, model: str) -> int:
+        """How many jobs more this worker may run. One claim for many costs about as much as one for a few: while more
+        waits than can be taken, the jobs that have only to be recorded yet are let end first.
+        """
+        recording = [task for task in self._recording if self._tasks[task] == model]
+        if recording and model in self._backlog:
+            await asyncio.wait(recording, timeout=RECORDING)
+        return self._broker.settings.models[model].max_concurrent - list(self._tasks.values()).count(model)
 
     async def _look_for_leases(self) -> None:
         """Notices may be lost: what was leased to this worker directly is looked for besides."""
@@ -213,18 +225,22 @@ class Worker:
         task.add_done_callback(self._done)
 
     async def _attend(self, attempt: Attempt) -> None:
-        job = attempt.job
+        job, task = attempt.job, asyncio.current_task()
         assert job.token is not None
+        assert task is not None
         self._leases.hold(job.id, job.token, direct=job.token in self._begun)
         try:
             await attempt.run()
+            self._recording.add(task)
+            await attempt.record()
         finally:
             self._leases.drop(job.id, job.token)
             if self._running.get(job.id) is attempt:
                 del self._running[job.id]
 
-    def _done(self, task: asyncio.Task[object]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         # Only where more was waiting: an idle queue need not be asked again after each job.
+        self._recording.discard(task)
         if self._tasks.pop(task) in self._backlog:
             self._broker.feed.claimable.set()
         if not task.cancelled() and (error := task.exception()):

@@ -18,6 +18,7 @@ from broker.parent import die_with_parent
 from broker.registry import HEARTBEAT, ModelState
 from config import load_settings
 from tests.benchmarks.work import work
+from worker.worker import RECORDING
 
 
 class Claimer:
@@ -42,7 +43,7 @@ class Claimer:
             group.create_task(self._beat())
             while True:
                 claimable.clear()
-                while not self._halted and (free := self._places - len(self._tasks)) > 0:
+                while not self._halted and (free := await self._free()) > 0:
                     claims = await self._broker.queue.claim(self._model, self._id, free)
                     self._backlog = claims.more
                     for job in claims.jobs:
@@ -52,6 +53,12 @@ class Claimer:
                 else:
                     self._backlog = True
                 await claimable.wait()
+
+    async def _free(self) -> int:
+        """As ``Worker`` does: while more waits than can be taken, jobs that are about to end are let end first."""
+        if self._backlog and self._tasks:
+            await asyncio.wait(self._tasks, timeout=RECORDING)
+        return self._places - len(self._tasks)
 
     async def _beat(self) -> None:
         """While it is halted nobody hears of it, and nobody leases it anything."""
