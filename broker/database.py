@@ -131,7 +131,7 @@ def connect(uri: str, name: str) -> Database:
 # Each index costs every write, so there are no more than these. All but ``owner`` are narrowed down to open or to ended
 # jobs, by being partial or by their fields: claim, admission and reaping stay flat however long the history is.
 # ``lane`` is there only while a job can be claimed.
-CLAIM_INDEX = "claim"
+CLAIM_INDEX = "claimable"
 PLACE_INDEX = "place"
 SLOT_INDEX = "slot"
 BACKOFF_INDEX = "backoff"
@@ -140,7 +140,7 @@ ENDED_INDEX = "ended"
 _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
     CLAIM_INDEX: (
         [("model", 1), ("lane", 1), ("seq", 1)],
-        {},
+        {"partialFilterExpression": {"lane": {"$gte": ""}}},
     ),
     PLACE_INDEX: (
         [("model", 1), ("place", 1)],

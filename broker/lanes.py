@@ -1,8 +1,7 @@
 """Which waiting jobs come next: reads the heads of the lanes and asks ``fairness`` for their order.
 
 Where more waits than a claim takes, the heads are found by one distinct scan of the claim index, which costs by the
-number of lanes and stays flat in the queue's depth. (MongoDB makes no distinct scan of a partial index; that is why the
-claim index is none.)
+number of lanes and stays flat in the queue's depth.
 """
 
 import asyncio

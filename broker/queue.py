@@ -16,12 +16,12 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
-from broker.barrier import Barrier
 from broker.database import HEALED, SLOT_INDEX, Database
 from broker.direct import DirectLeases, LiveWorkers
-from broker.errors import IdempotencyConflict, JobFinished, JobNotFound, ModelNotFound, QueueFull
+from broker.errors import JobFinished, JobNotFound, ModelNotFound, QueueFull
 from broker.group_commit import GroupCommit
-from broker.job import LEASE_EXPIRED, Document, Failure, Idempotency, Job, NewJob, Status, after_failure
+from broker.idempotency import IdempotencyKeys
+from broker.job import LEASE_EXPIRED, Document, Failure, Job, NewJob, Status, after_failure
 from broker.job_updates import (
     HELD,
     OPEN,
@@ -75,7 +75,7 @@ class JobQueue:
         self._jobs = database.jobs
         self._weak = database.jobs.with_options(write_concern=HEALED)
         self._local = database.jobs_local
-        self._barrier = Barrier(database)
+        self.keys = IdempotencyKeys(database)
         self._lanes = lanes or Lanes(database, settings.weights, settings.aging)
         self._submits: GroupCommit[Document, None] = GroupCommit(self._insert)
         self._completions: GroupCommit[tuple[Job, Mapping[str, Any]], bool] = GroupCommit(self._complete)
@@ -98,51 +98,39 @@ class JobQueue:
         Where its Idempotency-Key came before, the job of then, of another id, is returned instead; with another
         content, IdempotencyConflict is raised. Raises QueueFull, with nothing written, where no place is free.
         """
-        model, bound = self._model(new.model), self._bound(new.model)
-        waiting = new_document(new, model)
-        lease = None if self._direct is None else await self._direct.lease(new.id, new.model, model.max_concurrent)
+        limit = self._model(new.model).max_concurrent
+        lease = None if self._direct is None else await self._direct.lease(new.id, new.model, limit)
         try:
-            while places := await self._places.take(new.model, bound):
-                document = waiting if lease is None else leased_document(waiting, lease)
-                try:
-                    await self._submits.put({**document, "place": places[0]})
-                except DuplicateKeyError as error:
-                    keys = unique_keys(error)
-                    if "_id" in keys:
-                        return Job.from_document(document)  # this very submit, repeated after its answer was lost
-                    if lease is not None and "slot" in keys:
-                        self._slots.settle(new.model, lease["slot"])
-                        lease = None
-                    if new.idempotency is None or "idempotency.key" not in keys:
-                        continue  # another process took this number first
-                    if earlier := await self.earlier(new.subject, new.idempotency):
-                        return earlier
-                    continue  # the earlier job has gone meanwhile
-                finally:
-                    self._places.settle(new.model, places[0])
-                return Job.from_document(document)
+            return await self._store(new, lease)
         finally:
             if lease is not None:
                 self._slots.settle(new.model, lease["slot"])
+
+    async def _store(self, new: NewJob, lease: Document | None) -> Job:
+        waiting = new_document(new, self._model(new.model))
+        while places := await self._places.take(new.model, self._bound(new.model)):
+            document = waiting if lease is None else leased_document(waiting, lease)
+            try:
+                await self._submits.put({**document, "place": places[0]})
+                return Job.from_document(document)
+            except DuplicateKeyError as error:
+                taken = unique_keys(error)
+                if "_id" in taken:
+                    return Job.from_document(document)  # this very submit, repeated after its answer was lost
+                if new.idempotency is not None and "idempotency.key" in taken:
+                    if earlier := await self.keys.earlier(new.subject, new.idempotency):
+                        return earlier
+                elif "slot" in taken:
+                    lease = None
+                # Another process took a number first, or the earlier job has gone meanwhile.
+            finally:
+                self._places.settle(new.model, places[0])
         raise self.full(new.model)
 
     def ended(self, job_id: ObjectId) -> None:
         """News that a job has ended, for those who remember its slot."""
         if self._direct is not None:
             self._direct.ended(job_id)
-
-    async def knows(self, subject: str, key: str) -> bool:
-        """Whether a job of the subject came with this Idempotency-Key."""
-        # Only a hint, as the submit decides; on a new primary a majority read would lag behind.
-        return await self._local.find_one({"subject": subject, "idempotency.key": key}, {"_id": 1}) is not None
-
-    async def earlier(self, subject: str, idempotency: Idempotency) -> Job | None:
-        """The job that came with this key and content before. Raises IdempotencyConflict."""
-        mine = {"subject": subject, "idempotency.key": idempotency.key}
-        document = await self._barrier.read(lambda: self._jobs.find_one(mine))
-        if document is not None and document["idempotency"]["digest"] != idempotency.digest:
-            raise IdempotencyConflict(idempotency.key)
-        return None if document is None else Job.from_document(document)
 
     async def _insert(self, documents: Sequence[Document]) -> list[Exception | None]:
         """One durable command for all; which of them found their place taken."""

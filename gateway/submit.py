@@ -80,7 +80,7 @@ async def _arrive(request: Request, task: str) -> Arrival:
             raise rate_limited(decision)
         headers = decision.headers()
     # What was accepted before needs no room.
-    if options.key is None or not await gateway.broker.queue.knows(principal.subject, options.key):
+    if options.key is None or not await gateway.broker.queue.keys.known(principal.subject, options.key):
         await require_room(gateway, task, request.query_params.get("model"))
     return Arrival(gateway, principal, options, headers)
 
@@ -88,7 +88,7 @@ async def _arrive(request: Request, task: str) -> Arrival:
 async def _earlier(arrival: Arrival, idempotency: Idempotency | None) -> Job | None:
     if idempotency is None:
         return None
-    return await arrival.gateway.broker.queue.earlier(arrival.principal.subject, idempotency)
+    return await arrival.gateway.broker.queue.keys.earlier(arrival.principal.subject, idempotency)
 
 
 async def _model(arrival: Arrival, task: str, asked: str | None) -> tuple[str, int]:

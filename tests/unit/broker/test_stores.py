@@ -151,19 +151,6 @@ async def _stream_is_open(store: Database, feed: JobFeed) -> None:
         await eventually(noticed)
 
 
-async def test_a_waiter_is_told_by_polling_where_the_stream_is_silent(
-    store: Database, queue: JobQueue, reader: JobReader, new_job: Make
-) -> None:
-    feed = JobFeed(store, poll_interval=0.05)
-    polling = asyncio.create_task(feed._repeat(feed._poll))
-    submitted = await queue.submit(new_job())
-    waiting = asyncio.create_task(feed.when_ended(submitted.id, lambda: reader.get(str(submitted.id), None), 30.0))
-    await queue.cancel(submitted.id, None)
-    assert (await waiting).status is Status.CANCELLED
-    polling.cancel()
-    await asyncio.gather(polling, return_exceptions=True)
-
-
 async def test_a_job_that_ended_before_anybody_waited_is_not_waited_for(
     store: Database, queue: JobQueue, reader: JobReader, new_job: Make
 ) -> None:
