@@ -27,7 +27,7 @@ from broker.mongod import EmbeddedMongod
 from broker.mongodpath import find_mongod
 from config import Settings, TesseractSettings, load_settings
 from config.errors import ConfigError
-from gateway.supervisor import SupervisorError, listen, running
+from gateway.supervisor import bound, running
 
 Level = Literal["ok", "warning", "error"]
 
@@ -352,13 +352,11 @@ def server_finding(hello: Mapping[str, Any], version: str) -> Finding:
 def port(settings: Settings) -> Finding:
     host, number = settings.server.host, settings.server.port
     try:
-        listen(host, number).close()
-    except SupervisorError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+        bound(host, number).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             return _taken(settings)
-        reason = cause.strerror if isinstance(cause, OSError) else None
-        message = f"Nobody may listen on {host} port {number}: {reason or error.message}."
+        message = f"Nobody may listen on {host} port {number}: {error.strerror or error}."
         return Finding(
             "error", "port", message, "Set SERVER_HOST to an address of this machine and SERVER_PORT above 1023."
         )

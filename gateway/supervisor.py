@@ -53,7 +53,7 @@ async def listen(host: str, port: int) -> socket.socket:
     waits = False
     while True:
         try:
-            return _bound(host, port)
+            return bound(host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                 reason = error.strerror or str(error)
@@ -66,7 +66,8 @@ async def listen(host: str, port: int) -> socket.socket:
         await asyncio.sleep(0.1)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -7,14 +7,7 @@ import pytest
 from tests.failover.replica_set import ReplicaSet
 from tests.failover.scenarios import ENOUGH, TROUBLES, endure
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="package"),
-    # The driver does not close the socket of a connection attempt that is cancelled, as its monitors' are when a client
-    # is closed or a member vanishes (pymongo 4.20, _async_create_connection). Nothing else of the kind is overlooked.
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <socket.socket fd=:pytest.PytestUnraisableExceptionWarning",
-    ),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 @pytest.mark.parametrize("name", TROUBLES)
