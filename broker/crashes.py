@@ -24,37 +24,36 @@ class CrashLog:
 
     async def add(self, job: Job, failure: Failure, outcome: str) -> None:
         """``outcome``: what became of the job, ``queued`` for another attempt or the status it ended in."""
-        await self._crashes.insert_one(
-            {
-                "at": datetime.now(UTC),
-                "job": str(job.id),
-                "model": job.model,
-                "attempt": job.attempts,
-                "worker": job.worker,
-                "code": failure.code,
-                "message": failure.message,
-                "details": dict(failure.details),
-                "stack": failure.stack,
-                "outcome": outcome,
-            }
+        await self._add(
+            job=str(job.id),
+            model=job.model,
+            attempt=job.attempts,
+            worker=job.worker,
+            code=failure.code,
+            message=failure.message,
+            details=dict(failure.details),
+            stack=failure.stack,
+            outcome=outcome,
         )
 
     async def add_worker_death(self, worker: Worker) -> None:
         """A worker fell silent: it was killed, or lost the database for good."""
-        await self._crashes.insert_one(
-            {
-                "at": datetime.now(UTC),
-                "job": None,
-                "model": None,
-                "attempt": None,
-                "worker": worker.id,
-                "code": "worker_died",
-                "message": f"The worker on {worker.host} (pid {worker.pid}) fell silent without signing off.",
-                "details": {"last_seen": worker.last_seen.isoformat(), "started_at": worker.started_at.isoformat()},
-                "stack": None,
-                "outcome": "removed",
-            }
+        await self._add(
+            worker=worker.id,
+            code="worker_died",
+            message=f"The worker on {worker.host} (pid {worker.pid}) fell silent without signing off.",
+            details={"last_seen": worker.last_seen.isoformat(), "started_at": worker.started_at.isoformat()},
+            outcome="removed",
         )
+
+    async def add_engine_death(self, worker: str, model: str, reason: str) -> None:
+        """An engine ended by itself. Its jobs have entries of their own where they were charged."""
+        await self._add(worker=worker, model=model, code="engine_died", message=reason, outcome="restarted")
+
+    async def _add(self, *, code: str, message: str, outcome: str, **about: Any) -> None:
+        unknown = dict.fromkeys(("job", "model", "attempt", "worker", "stack"))
+        entry = {"code": code, "message": message, "outcome": outcome, "details": {}}
+        await self._crashes.insert_one({"at": datetime.now(UTC), **unknown, **entry, **about})
 
     async def newest(
         self, *, limit: int = 100, since: datetime | None = None, model: str | None = None

@@ -18,6 +18,7 @@ RoundhouseError                  config/errors.py: a stable ``code`` and one sen
 └── EngineError                  an attempt failed in its engine
     ├── EngineInputError         the input is at fault: never retried
     ├── EngineUnavailable        the engine cannot be reached: retried
+    │   └── EngineDied           its process died under the job: charged only to a job that ran alone
     └── AttemptTimeout           the attempt ran longer than the model's timeout: retried
 """
 
@@ -95,6 +96,10 @@ class EngineInputError(EngineError):
 
 class EngineUnavailable(EngineError):
     code = "engine_unavailable"
+
+
+class EngineDied(EngineUnavailable):
+    code = "engine_died"
 
 
 class AttemptTimeout(EngineError):

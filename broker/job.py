@@ -110,7 +110,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it is stored. Times are aware UTC datetimes, ``timeout`` is in seconds."""
+    """A job as it is stored. Times are aware UTC datetimes, ``timeout`` is in seconds.
+
+    ``suspect``: an engine died while it and others ran there, so it runs alone.
+    """
 
     id: ObjectId
     task: str
@@ -131,6 +134,7 @@ class Job:
     worker: str | None
     token: str | None
     slot: int | None
+    suspect: bool
     progress: Mapping[str, Any] | None
     errors: tuple[Mapping[str, Any], ...]
     error: Mapping[str, Any] | None
@@ -160,6 +164,7 @@ class Job:
             worker=document.get("worker"),
             token=document.get("token"),
             slot=document.get("slot"),
+            suspect=document.get("suspect", False),
             progress=document.get("progress"),
             errors=tuple(document.get("errors", ())),
             error=document.get("error"),

@@ -329,12 +329,14 @@ class JobQueue:
         mine = {"_id": job.id, "status": status.value, "token": job.token}
         return await self._jobs.find_one(mine, {"_id": 1}) is not None
 
-    async def release(self, job: Job) -> bool:
-        """Hands a job back untouched, as a draining worker does: no attempt is consumed."""
-        return await self._hand_back(job, job.attempts - 1, fence(job))
+    async def release(self, job: Job, *, suspect: bool = False) -> bool:
+        """Hands a job back, as a draining worker does: no attempt is consumed. ``suspect``: it is to run alone."""
+        return await self._hand_back(job, job.attempts - 1, fence(job), {"suspect": True} if suspect else {})
 
-    async def _hand_back(self, job: Job, attempts: int, fence: Mapping[str, Any]) -> bool:
-        again = {"status": Status.QUEUED.value, "lane": lane_expression(), "attempts": attempts}
+    async def _hand_back(
+        self, job: Job, attempts: int, fence: Mapping[str, Any], changes: Mapping[str, Any] | None = None
+    ) -> bool:
+        again = {"status": Status.QUEUED.value, "lane": lane_expression(), "attempts": attempts, **(changes or {})}
         written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": HELD}])
         return written.matched_count == 1
 

@@ -12,11 +12,12 @@ from pymongo.errors import PyMongoError
 from broker.broker import Broker
 from broker.cancellation import cancel_all
 from broker.crashes import stack_of
-from broker.errors import AttemptTimeout, EngineError, FileMissing
+from broker.errors import AttemptTimeout, EngineDied, EngineError, FileMissing
 from broker.job import Failure, Job
 from broker.results import pack
 from config.errors import RoundhouseError
 from worker.engines.base import Engine, Progress, Request, Result
+from worker.isolation import Isolation
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,8 +37,10 @@ class Attempt:
     ``stop`` may be called at any time; ``run`` then ends soon, and ``record`` writes what is due.
     """
 
-    def __init__(self, broker: Broker, job: Job, engine: Engine) -> None:
+    def __init__(self, broker: Broker, job: Job, engine: Engine, isolation: Isolation) -> None:
         self.job = job
+        self._isolation = isolation
+        self._accompanied = False
         self._broker = broker
         self._engine = engine
         self._stop: Stop | None = None
@@ -83,16 +86,19 @@ class Attempt:
         request = await self._request()
         limit = self.job.timeout
         loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(limit) as timeout, aclosing(self._engine.run(request)) as chunks:
-                async for chunk in chunks:
-                    if isinstance(chunk, Result):
-                        return chunk
-                    if isinstance(chunk, Progress):
-                        timeout.reschedule(loop.time() + limit)
-                        await self._progress(chunk)
-        except TimeoutError:
-            raise AttemptTimeout(f"The attempt ran longer than {limit:g} s.") from None
+        async with self._isolation.visit(alone=self.job.suspect) as visit:
+            try:
+                async with asyncio.timeout(limit) as timeout, aclosing(self._engine.run(request)) as chunks:
+                    async for chunk in chunks:
+                        if isinstance(chunk, Result):
+                            return chunk
+                        if isinstance(chunk, Progress):
+                            timeout.reschedule(loop.time() + limit)
+                            await self._progress(chunk)
+            except TimeoutError:
+                raise AttemptTimeout(f"The attempt ran longer than {limit:g} s.") from None
+            finally:
+                self._accompanied = visit.accompanied
         raise EngineError("The engine ended without a result.", code="no_result")
 
     async def _request(self) -> Request:
@@ -109,6 +115,12 @@ class Attempt:
             log.warning("job %s: progress not written: %s", self.job.id, error)
 
     async def _settle(self, outcome: Failure | Result) -> None:
+        if isinstance(outcome, Failure) and outcome.code == EngineDied.code and self._accompanied:
+            log.warning(
+                "job %s: the engine died under several jobs, it runs alone next: %s", self.job.id, outcome.message
+            )
+            await persist(lambda: self._broker.queue.release(self.job, suspect=True))
+            return
         if isinstance(outcome, Failure):
             await self._fail(outcome)
             return

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import uuid
+from collections import defaultdict
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -15,12 +16,13 @@ from pymongo.errors import PyMongoError
 from broker.broker import Broker
 from broker.cancellation import cancel_all
 from broker.database import farewell
-from broker.errors import EngineError
 from broker.job import Document, Job
 from broker.job_updates import taken_over
 from broker.registry import HEARTBEAT, KNOWN, ModelState
 from worker.attempt import Attempt, Stop, persist
+from worker.engine_host import EngineHost
 from worker.engines.base import Engine
+from worker.isolation import Isolation
 from worker.renewal import LeaseKeeper
 
 log = logging.getLogger(__name__)
@@ -53,8 +55,12 @@ class Worker:
         self._broker.feed.on_leased = self._take_over
         # Tokens of the direct leases that were begun: a late notice must not begin one again.
         self._begun: dict[str, None] = {}
-        self._engines = engines
-        self._states: dict[str, ModelState] = {}
+        self._hosts = {
+            name: EngineHost(name, e, self._engine_changed, self._engine_died) for name, e in engines.items()
+        }
+        self._isolation: defaultdict[str, Isolation] = defaultdict(Isolation)
+        self._news = asyncio.Event()
+        self._works = False
         self._running: dict[ObjectId, Attempt] = {}
         self._tasks: dict[asyncio.Task[Any], str] = {}
         self._recording: set[asyncio.Task[Any]] = set()
@@ -80,8 +86,8 @@ class Worker:
         finally:
             await cancel_all(self._background)
             await self._leases.stop()
-            for engine in self._engines.values():
-                await engine.stop()
+            for host in self._hosts.values():
+                await host.engine.stop()
         try:
             with farewell():
                 await self._broker.registry.remove(self.id)
@@ -103,35 +109,43 @@ class Worker:
 
     async def _work(self) -> None:
         await self._broker.ready.wait()
-        await self._start_engines()
+        self._works = True
+        for host in self._hosts.values():
+            self._spawn(host.keep())
         self._spawn(self._beat())
         self._spawn(self._look_for_leases())
-        log.info("worker %s serves %s", self.id, ", ".join(self._ready()) or "no model")
         await self._claim_until_drained()
 
-    async def _start_engines(self) -> None:
-        for name, engine in self._engines.items():
-            try:
-                await engine.start()
-            except EngineError as error:
-                self._states[name] = ModelState(ready=False, state=error.message)
-                log.warning("model %s is not served here: %s", name, error.message)
-            else:
-                self._states[name] = ModelState(ready=True, state="ready")
+    def _engine_changed(self) -> None:
+        """Everybody is told at once, and what waits for it is claimed."""
+        self._news.set()
+        self._broker.feed.claimable.set()
+
+    async def _engine_died(self, model: str, reason: str) -> None:
+        try:
+            await self._broker.crashes.add_engine_death(self.id, model, reason)
+        except PyMongoError as error:
+            log.warning("the death of the engine of %s is not in the crash log: %s", model, error)
+
+    def _states(self) -> dict[str, ModelState]:
+        return {name: ModelState(host.ready, host.reason or host.state.value) for name, host in self._hosts.items()}
 
     def _ready(self) -> list[str]:
-        return [name for name, state in self._states.items() if state.ready]
+        return [name for name, host in self._hosts.items() if host.ready]
 
     async def _beat(self) -> None:
         while True:
+            self._news.clear()
             await self._say_alive()
-            await asyncio.sleep(HEARTBEAT)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._news.wait()
 
     async def _say_alive(self) -> bool:
         """Whether the database has heard it."""
         try:
             await self._broker.registry.heartbeat(
-                self.id, socket.gethostname(), os.getpid(), self._states, draining=self._draining.is_set()
+                self.id, socket.gethostname(), os.getpid(), self._states(), draining=self._draining.is_set()
             )
         except PyMongoError as error:
             log.warning("no heartbeat: %s", error)
@@ -141,7 +155,7 @@ class Worker:
     async def _turn_away(self) -> None:
         """Tells that this worker drains, and hands back what is leased to it until everybody has heard."""
         with farewell():
-            if not self._states or not await self._say_alive():
+            if not self._works or not await self._say_alive():
                 return
         with suppress(TimeoutError):
             async with asyncio.timeout(UNHEARD):
@@ -191,7 +205,7 @@ class Worker:
 
     async def _begin_leases(self) -> None:
         try:
-            for job in await self._broker.queue.direct_leases(self.id, list(self._engines)):
+            for job in await self._broker.queue.direct_leases(self.id, list(self._hosts)):
                 self._begin_leased(job)
         except PyMongoError as error:
             log.warning("cannot look for direct leases: %s", error)
@@ -213,7 +227,7 @@ class Worker:
             self._attach(persist(lambda: self._broker.queue.release(job)), job.model)
 
     def _begin(self, model: str, job: Job) -> None:
-        attempt = Attempt(self._broker, job, self._engines[model])
+        attempt = Attempt(self._broker, job, self._hosts[model].engine, self._isolation[model])
         if job.id in self._running:  # a failover has rolled back the claim that it rests on
             self._running[job.id].stop(Stop.LOST)
         self._running[job.id] = attempt

@@ -14,6 +14,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from broker import registry
 from broker.broker import Broker
+from broker.errors import EngineDied
 from broker.job import Job, NewJob
 from broker.queue import JobQueue
 from config import Settings
@@ -271,3 +272,56 @@ async def test_what_is_leased_to_a_worker_that_drains_is_handed_back(configure: 
 
         await eventually(back, within=4.0)  # long before it would lapse
     assert engine.runs == 0
+
+
+class Mortal(Idle):
+    """Dies under a job that is poison, and takes with it all that run at the time."""
+
+    def __init__(self) -> None:
+        self.beside: list[set[str]] = []
+        self._running: dict[str, asyncio.Event] = {}
+        self.may_end = asyncio.Event()
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        name, died = str(request.payload["name"]), asyncio.Event()
+        self._running[name] = died
+        self.beside.append(set(self._running))
+        try:
+            if name == "poison":
+                for other in self._running.values():
+                    other.set()
+            waits = [asyncio.ensure_future(event.wait()) for event in (died, self.may_end)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            if died.is_set():
+                raise EngineDied("The engine was killed by SIGKILL.")
+            yield Result({"name": name})
+        finally:
+            del self._running[name]
+
+
+async def test_a_job_that_kills_its_engine_is_found_and_its_neighbours_are_not_charged(configure: Configure) -> None:
+    engine = Mortal()
+    async with working(configure(max_retries=1), engine) as (broker, _):
+
+        async def submit(name: str) -> Job:
+            return await broker.queue.submit(NewJob("chat", MODEL, "ann", {"name": name}))
+
+        neighbours = [await submit("one"), await submit("two")]
+        await eventually(lambda: _holds(engine, {"one", "two"}))
+        poison = await submit("poison")
+        await eventually(lambda: _holds(engine, {"one", "two", "poison"}))
+        engine.may_end.set()
+        engine_died = await ended(broker, poison)
+        rest = [await ended(broker, job) for job in neighbours]
+    assert (engine_died.status, engine_died.attempts) == ("failed", 2)
+    assert [error["code"] for error in engine_died.errors] == ["engine_died"] * 2
+    assert [(job.status, job.attempts, job.errors) for job in rest] == [("completed", 1, ())] * 2
+    # After the first death each of the three had the engine to itself.
+    assert {"one", "two", "poison"} in engine.beside
+    assert all(len(names) == 1 for names in engine.beside[engine.beside.index({"one", "two", "poison"}) + 1 :])
+
+
+async def _holds(engine: Mortal, names: set[str]) -> bool:
+    return names in engine.beside
