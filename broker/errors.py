@@ -18,7 +18,9 @@ RoundhouseError                  config/errors.py: a stable ``code`` and one sen
 └── EngineError                  an attempt failed in its engine
     ├── EngineInputError         the input is at fault: never retried
     ├── EngineUnavailable        the engine cannot be reached: retried
+    │   ├── EngineNotRunning     it is about to start again: nobody is charged
     │   └── EngineDied           its process died under the job: charged only to a job that ran alone
+    │       └── EngineStalled    it hung, and was killed
     └── AttemptTimeout           the attempt ran longer than the model's timeout: retried
 """
 
@@ -98,8 +100,16 @@ class EngineUnavailable(EngineError):
     code = "engine_unavailable"
 
 
+class EngineNotRunning(EngineUnavailable):
+    code = "engine_not_running"
+
+
 class EngineDied(EngineUnavailable):
     code = "engine_died"
+
+
+class EngineStalled(EngineDied):
+    code = "engine_stalled"
 
 
 class AttemptTimeout(EngineError):

@@ -278,10 +278,20 @@ class VllmSettings(ModelSettings):
     """Longest context in tokens; unset: the model's."""
     tensor_parallel_size: int = Field(default=1, ge=1, le=1024)
     """GPUs that share the model."""
+    pipeline_parallel_size: int = Field(default=1, ge=1, le=1024)
+    """Groups of such GPUs, each with a part of the model's layers."""
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] | None = None
     """Type of the weights; unset: vLLM's default."""
     quantization: Annotated[str, StringConstraints(min_length=1)] | None = None
     """vLLM's name of the quantization; unset: the model's."""
+    lora: dict[Name, Annotated[str, StringConstraints(min_length=1)]] = {}
+    """LoRA adapters by name: paths of their weights."""
+    python: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """Interpreter of the virtual environment that vLLM is installed in; unset: Roundhouse's own."""
+    start_timeout: Seconds = 1800.0
+    """Longest start: reading the weights and compiling."""
+    stall_timeout: Seconds = 60.0
+    """An engine from which no token comes for this long hangs: it is killed and started again."""
     # Both may carry tokens.
     args: list[Word] = Field(default=[], repr=False)
     """Further arguments for `vllm serve`."""

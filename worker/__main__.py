@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,12 +15,17 @@ from broker.errors import ModelNotFound
 from broker.parent import die_with_parent
 from config import Settings, load_settings
 from config.errors import RoundhouseError
+from worker.engine_process import sweep_leftovers
 from worker.engines.factory import build_engines
 from worker.worker import Worker, new_identity
+
+log = logging.getLogger(__name__)
 
 
 async def serve(settings: Settings, only: Sequence[str] | None) -> None:
     """Works until SIGTERM or SIGINT; a second one hands back what runs, at once."""
+    if left := await sweep_leftovers(settings.home):
+        log.warning("%d engines of a worker that was killed have been ended", left)
     broker = await Broker.open(settings, worker=new_identity())
     worker = Worker(broker, build_engines(settings, only))
     loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from pymongo.errors import PyMongoError
 from broker.broker import Broker
 from broker.cancellation import cancel_all
 from broker.crashes import stack_of
-from broker.errors import AttemptTimeout, EngineDied, EngineError, FileMissing
+from broker.errors import AttemptTimeout, EngineDied, EngineError, EngineNotRunning, EngineStalled, FileMissing
 from broker.job import Failure, Job
 from broker.results import pack
 from config.errors import RoundhouseError
@@ -21,6 +21,8 @@ from worker.isolation import Isolation
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_DEATHS = (EngineDied.code, EngineStalled.code)
 
 
 class Stop(Enum):
@@ -115,18 +117,23 @@ class Attempt:
             log.warning("job %s: progress not written: %s", self.job.id, error)
 
     async def _settle(self, outcome: Failure | Result) -> None:
-        if isinstance(outcome, Failure) and outcome.code == EngineDied.code and self._accompanied:
-            log.warning(
-                "job %s: the engine died under several jobs, it runs alone next: %s", self.job.id, outcome.message
-            )
-            await persist(lambda: self._broker.queue.release(self.job, suspect=True))
-            return
         if isinstance(outcome, Failure):
-            await self._fail(outcome)
+            await (self._hand_back(outcome) if self._is_innocent(outcome) else self._fail(outcome))
             return
         packed = await persist(lambda: pack(self._broker.files, self.job, outcome.value))
         if not await persist(lambda: self._broker.queue.complete(self.job, packed)):
             log.warning("job %s: the lease was lost, the result counts for nothing", self.job.id)
+
+    def _is_innocent(self, failure: Failure) -> bool:
+        """The engine may have died of another job, or before this one came."""
+        return failure.code == EngineNotRunning.code or (failure.code in _DEATHS and self._accompanied)
+
+    async def _hand_back(self, failure: Failure) -> None:
+        suspect = failure.code in _DEATHS
+        log.warning(
+            "job %s is not charged%s: %s", self.job.id, ", and runs alone next" if suspect else "", failure.message
+        )
+        await persist(lambda: self._broker.queue.release(self.job, suspect=suspect))
 
     async def _fail(self, failure: Failure) -> None:
         status = await persist(lambda: self._broker.queue.fail(self.job, failure))

@@ -6,6 +6,7 @@ Asks for a stream, so that a stalled upstream is noticed, and takes ``finish_rea
 
 import json
 from collections.abc import AsyncGenerator, Mapping
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -20,49 +21,69 @@ _OURS = frozenset({"simulate"})
 _INPUT_STATUSES = frozenset({400, 404, 405, 413, 415, 422})
 
 
-class OpenaiEngine:
-    def __init__(self, name: str, settings: OpenaiSettings) -> None:
-        self._name = name
-        self._model = settings.model or name
-        self._url = settings.base_url.rstrip("/") + "/chat/completions"
-        key = settings.api_key
-        headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
-        timeout = httpx.Timeout(settings.timeout, connect=min(10.0, settings.timeout))
-        limits = httpx.Limits(max_connections=settings.max_concurrent)
-        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False)
+class Upstream:
+    """A server that speaks OpenAI's chat API. ``title`` names it in messages, ``url`` is its address up to /v1."""
 
-    async def start(self) -> None:
-        """Nothing is asked of the upstream before there is a job: it may be slow to wake or charge for it."""
+    def __init__(self, title: str, url: str, client: httpx.AsyncClient) -> None:
+        self.heard = 0.0
+        """When the last chunk of any answer came, of ``time.monotonic()``."""
+        self._title = title
+        self._url = f"{url}/chat/completions"
+        self._client = client
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         await self._client.aclose()
 
-    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        body = {key: value for key, value in request.payload.items() if key not in _OURS}
-        body |= {"model": self._model, "stream": True, "stream_options": {"include_usage": True}}
+    async def chat(self, model: str, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
+        """Streams the answer. Raises EngineInputError for a refusal, EngineUnavailable where the server cannot be
+        reached, is overloaded or breaks off, EngineError where it fails or cuts the answer off."""
+        body = {key: value for key, value in payload.items() if key not in _OURS}
+        body |= {"model": model, "stream": True, "stream_options": {"include_usage": True}}
         answer = _Answer()
         try:
             async with aconnect_sse(self._client, "POST", self._url, json=body) as source:
                 await self._check(source.response)
                 async for event in source.aiter_sse():
+                    self.heard = monotonic()
                     if event.data == "[DONE]":
                         break
                     if delta := answer.add(_chunk(event)):
                         yield Delta(delta)
         except (httpx.TransportError, SSEError) as error:
-            raise EngineUnavailable(f"The upstream of {self._name} at {self._url}: {_reason(error)}.") from error
+            raise EngineUnavailable(f"{self._title}: {_reason(error)}.") from error
         yield Result(answer.result())
 
     async def _check(self, response: httpx.Response) -> None:
         if response.is_success:
             return
         message = _error_message(await response.aread()) or response.reason_phrase
-        told = f"The upstream of {self._name} answered {response.status_code}: {message}"
+        told = f"{self._title} answered {response.status_code}: {message}"
         if response.status_code in _INPUT_STATUSES:
             raise EngineInputError(told)
         if response.status_code in (401, 403):
             raise EngineInputError(f"{told} (check api_key)", code="upstream_refused_key")
         raise EngineUnavailable(told)
+
+
+class OpenaiEngine:
+    def __init__(self, name: str, settings: OpenaiSettings) -> None:
+        url = settings.base_url.rstrip("/")
+        key = settings.api_key
+        headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
+        timeout = httpx.Timeout(settings.timeout, connect=min(10.0, settings.timeout))
+        limits = httpx.Limits(max_connections=settings.max_concurrent)
+        client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False)
+        self._model = settings.model or name
+        self._upstream = Upstream(f"The upstream of {name} at {url}", url, client)
+
+    async def start(self) -> None:
+        """Nothing is asked of the upstream before there is a job: it may be slow to wake or charge for it."""
+
+    async def stop(self) -> None:
+        await self._upstream.close()
+
+    def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        return self._upstream.chat(self._model, request.payload)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,91 @@
+from pathlib import Path
+from typing import Any
+
+from config import VllmSettings
+from worker.vllm_command import command, environment, weights
+
+MODEL, SOCKET = Path("/models/tiny"), Path("/run/engine/socket")
+
+
+def settings(**options: Any) -> VllmSettings:
+    return VllmSettings.model_validate({"task": "chat", "engine": "vllm"} | options)
+
+
+def words(**options: Any) -> list[str]:
+    return command(settings(**options), "tiny", MODEL, SOCKET, "/venv/bin/python")
+
+
+def value(line: list[str], flag: str) -> str:
+    assert line.count(flag) == 1
+    return line[line.index(flag) + 1]
+
+
+def test_a_plain_entry_serves_its_model_under_its_name_on_the_socket() -> None:
+    line = words(max_concurrent=7, timeout=12.5)
+    assert line[:3] == ["/venv/bin/python", "-m", "vllm.entrypoints.openai.api_server"]
+    assert value(line, "--model") == "/models/tiny"
+    assert value(line, "--served-model-name") == "tiny"
+    assert value(line, "--uds") == "/run/engine/socket"
+    assert value(line, "--max-num-seqs") == "7"
+    assert value(line, "--shutdown-timeout") == "13"
+
+
+def test_what_is_unset_is_left_to_vllm() -> None:
+    line = words()
+    for flag in ("--gpu-memory-utilization", "--max-model-len", "--dtype", "--quantization", "--enable-lora", "--port"):
+        assert flag not in line
+
+
+def test_each_typed_key_becomes_its_flag() -> None:
+    line = words(
+        gpu_memory_utilization=0.5,
+        max_model_len=4096,
+        tensor_parallel_size=2,
+        pipeline_parallel_size=3,
+        dtype="bfloat16",
+        quantization="fp8",
+    )
+    assert value(line, "--gpu-memory-utilization") == "0.5"
+    assert value(line, "--max-model-len") == "4096"
+    assert value(line, "--tensor-parallel-size") == "2"
+    assert value(line, "--pipeline-parallel-size") == "3"
+    assert value(line, "--dtype") == "bfloat16"
+    assert value(line, "--quantization") == "fp8"
+
+
+def test_lora_adapters_are_named_with_their_paths() -> None:
+    line = words(lora={"law": "/lora/law", "poems": "/lora/poems"})
+    begin = line.index("--lora-modules")
+    assert line[begin - 1] == "--enable-lora"
+    assert line[begin + 1 : begin + 3] == ["law=/lora/law", "poems=/lora/poems"]
+
+
+def test_the_users_own_arguments_come_last_so_that_they_win() -> None:
+    assert words(args=["--max-num-seqs", 99], dtype="half")[-2:] == ["--max-num-seqs", "99"]
+
+
+def test_the_engine_learns_none_of_roundhouses_secrets() -> None:
+    given = {"PATH": "/bin", "JWT_SECRET": "s", "ADMIN_PASSWORD": "p", "MONGODB_URI": "u", "ROUNDHOUSE__A__B": "x"}
+    found = environment(settings(), given)
+    assert found["PATH"] == "/bin"
+    assert not set(found) & (set(given) - {"PATH"})
+
+
+def test_gpus_are_made_visible_only_where_they_are_given() -> None:
+    assert "CUDA_VISIBLE_DEVICES" not in environment(settings(), {})
+    assert environment(settings(), {}, ["0", "GPU-abc"])["CUDA_VISIBLE_DEVICES"] == "0,GPU-abc"
+
+
+def test_nothing_is_told_or_asked_outside_unless_the_user_says_so() -> None:
+    found = environment(settings(), {})
+    assert (found["HF_HUB_OFFLINE"], found["VLLM_NO_USAGE_STATS"]) == ("1", "1")
+    assert environment(settings(env={"HF_HUB_OFFLINE": 0}), {})["HF_HUB_OFFLINE"] == "0"
+
+
+def test_weights_are_the_users_directory_or_what_was_pulled(tmp_path: Path) -> None:
+    own, pulled = tmp_path / "own", tmp_path / "home" / "models" / "tiny"
+    assert weights(settings(model=str(own)), "tiny", tmp_path / "home") is None
+    pulled.mkdir(parents=True)
+    assert weights(settings(model=str(own)), "tiny", tmp_path / "home") == pulled
+    own.mkdir()
+    assert weights(settings(model=str(own)), "tiny", tmp_path / "home") == own
