@@ -162,6 +162,8 @@ class VllmEngine:
         settings, name = self._settings, self._name
         if settings.python is None and not _has_gpu():
             raise EngineUnavailable("no NVIDIA GPU on this machine", code="no_gpu")
+        if settings.task != "chat":
+            raise EngineUnavailable(f"this version runs no {settings.task} models on vLLM yet", code="task_unsupported")
         model = weights(settings, name, self._home)
         if model is None:
             reason = f"weights missing: roundhouse pull {name}, or set `model` to a local path"
