@@ -110,6 +110,7 @@ class Worker:
     async def _work(self) -> None:
         await self._broker.ready.wait()
         self._works = True
+        log.info("worker %s serves %s", self.id, ", ".join(self._hosts) or "no model")
         for host in self._hosts.values():
             self._spawn(host.keep())
         self._spawn(self._beat())
