@@ -13,10 +13,12 @@ from broker.cleanup import Cleaner
 from broker.clockwork import Clockwork, Leadership, Reaper, Task, bury_workers
 from broker.crashes import CrashLog
 from broker.database import connect, ensure_schema, farewell
+from broker.desired import DesiredModels
 from broker.feed import JobFeed
 from broker.files import FileStore
 from broker.lanes import Lanes
 from broker.mongod import EmbeddedMongod, MongodKeeper
+from broker.parameters import LiveModels
 from broker.positions import Positions
 from broker.queue import JobQueue
 from broker.reader import JobReader
@@ -47,7 +49,9 @@ class Broker:
         lanes = Lanes(database, settings.queue.weights, settings.queue.aging)
         self.registry = Registry(database)
         workers = self.registry.known_workers if worker is None else None
-        self.queue = JobQueue(database, settings.models, settings.queue, lanes, workers)
+        self.desired = DesiredModels(database)
+        self.models = LiveModels(settings.models, database)
+        self.queue = JobQueue(database, self.models, settings.queue, lanes, workers)
         self.positions = Positions(database, lanes)
         self.reader = JobReader(database)
         self.files = FileStore(database)
@@ -94,6 +98,7 @@ class Broker:
         while not self.ready.is_set():
             try:
                 await ensure_schema(self.database, self.settings.history.retention)
+                await self.models.refresh()
                 for prepare in preparations:
                     await prepare()
             except PyMongoError as error:
@@ -102,6 +107,7 @@ class Broker:
             else:
                 self.ready.set()
         self._clockwork.start()
+        self._spawn(self.models.run())
         await self.feed.run()
 
     async def close(self) -> None:

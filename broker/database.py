@@ -85,6 +85,11 @@ class Database:
         return self._light("missing_models")
 
     @property
+    def models(self) -> Collection:
+        """What operators want of each model."""
+        return self._collection("models")
+
+    @property
     def locks(self) -> Collection:
         return self._collection("locks")
 

@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from broker.database import Database
+from broker.database import SLOT_INDEX, Database
+from broker.job import Status
 
 # A worker that has not been heard of for this long is not counted as alive. Jobs do not depend on it: leases do.
 HEARTBEAT = 2.0
@@ -21,12 +22,45 @@ NAME_LIMIT = 200
 MISSING_LIMIT = 1000
 
 
+# The states of an engine (worker/engine_state.py). Whatever else a worker says instead is why it has none.
+ENGINE_STATES = frozenset({"stopped", "starting", "ready", "sleeping", "draining", "stopping", "failed"})
+
+
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What one worker says of one model. ``state``: ready, or the reason why it cannot be served."""
+    """What one worker says of one model.
+
+    ``state``: one of ENGINE_STATES, or in plain words why this worker can never serve the model. ``reason``: why the
+    state is as it is. ``phase`` and ``progress`` (0 to 1, where it is known): how far a start is. ``address``: where
+    the engine listens, a port, a socket's path or a URL. ``version``: of the Desired that the state is the answer to;
+    None from a worker that does not look at that. Seconds are those of the last time.
+    """
 
     ready: bool
     state: str
+    reason: str = ""
+    since: datetime | None = None
+    phase: str = ""
+    progress: float | None = None
+    gpus: tuple[int, ...] = ()
+    address: str | None = None
+    memory_bytes: int | None = None
+    load_seconds: float | None = None
+    sleep_seconds: float | None = None
+    wake_seconds: float | None = None
+    healthy: bool | None = None
+    last_error: str | None = None
+    resolution: str | None = None
+    version: int | None = None
+
+    @property
+    def able(self) -> bool:
+        """Whether this worker could serve the model, if it were told to."""
+        return self.state in ENGINE_STATES
+
+
+_PLAIN = ModelState(ready=False, state="")
+_FIELDS = tuple(field.name for field in fields(ModelState))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +82,7 @@ class Registry:
     def __init__(self, database: Database) -> None:
         self._workers = database.workers
         self._missing = database.missing_models
+        self._jobs = database.jobs_local
         self._known: tuple[float, list[Worker]] = (-math.inf, [])
 
     async def heartbeat(
@@ -59,7 +94,7 @@ class Registry:
             "pid": pid,
             "draining": draining,
             # Model names may hold dots, so they are values here and not keys.
-            "models": [{"name": name, "ready": m.ready, "state": m.state} for name, m in models.items()],
+            "models": [{"name": name, **_told(state)} for name, state in models.items()],
         }
         update: list[dict[str, Any]] = [
             {"$set": {"last_seen": "$$NOW", "started_at": {"$ifNull": ["$started_at", "$$NOW"]}}},
@@ -76,6 +111,15 @@ class Registry:
         oldest = {"$subtract": ["$$NOW", int(SILENCE.total_seconds() * 1000)]}
         recent = {"$expr": {"$gte": ["$last_seen", oldest]}}
         return [_worker(document) async for document in self._workers.find(recent).sort("started_at", 1)]
+
+    async def running_jobs(self, models: Sequence[str]) -> dict[str, dict[str, int]]:
+        """``{worker: {model: jobs that it runs}}``; only of ``models``, and without zeros."""
+        held = {"model": {"$in": list(models)}, "slot": {"$gte": 0}, "status": Status.PROCESSING.value}
+        count = {"$group": {"_id": {"worker": "$worker", "model": "$model"}, "jobs": {"$sum": 1}}}
+        running: dict[str, dict[str, int]] = {}
+        async for found in await self._jobs.aggregate([{"$match": held}, count], hint=SLOT_INDEX):
+            running.setdefault(found["_id"]["worker"], {})[found["_id"]["model"]] = found["jobs"]
+        return running
 
     async def take_dead(self) -> list[Worker]:
         """Removes the workers that have been silent for BURIAL; who removes one is the only one to be told."""
@@ -116,6 +160,22 @@ class Registry:
         return [document async for document in self._missing.find().sort("count", -1).limit(MISSING_LIMIT)]
 
 
+def _told(state: ModelState) -> dict[str, Any]:
+    """What a heartbeat says of one model: most of it is not known of most engines."""
+    told = {name: getattr(state, name) for name in _FIELDS}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in told.items()
+        if name in ("ready", "state") or value != getattr(_PLAIN, name)
+    }
+
+
+def _state(told: Mapping[str, Any]) -> ModelState:
+    """A worker of another release may say more than is known here."""
+    known = {name: told[name] for name in _FIELDS if name in told}
+    return ModelState(**known | {"gpus": tuple(known.get("gpus", ()))})
+
+
 def _worker(document: Mapping[str, Any]) -> Worker:
     return Worker(
         id=document["_id"],
@@ -124,7 +184,7 @@ def _worker(document: Mapping[str, Any]) -> Worker:
         started_at=document["started_at"],
         last_seen=document["last_seen"],
         draining=document["draining"],
-        models={m["name"]: ModelState(m["ready"], m["state"]) for m in document["models"]},
+        models={told["name"]: _state(told) for told in document["models"]},
     )
 
 

@@ -1,4 +1,7 @@
-"""The operator's routes: models, queues, crashes, and models that were asked for in vain. Role admin."""
+"""The operator's routes: queues, crashes, the clockwork, and models that were asked for in vain. Role admin.
+
+Those on models and workers are in ``gateway.admin_models``.
+"""
 
 from datetime import UTC, datetime
 
@@ -6,10 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.errors import ModelNotFound
-from broker.registry import ModelState, Worker
 from gateway.auth import require_role
 from gateway.context import context, json_body
-from gateway.health import open_counts
 from gateway.problems import Problem
 from gateway.query import integer
 from gateway.schemas import (
@@ -17,68 +18,10 @@ from gateway.schemas import (
     CrashList,
     MissingModel,
     MissingModelList,
-    ModelBody,
-    ModelList,
-    ModelOnWorker,
     QueueBody,
     ScheduledRun,
     Scheduler,
 )
-
-
-async def models(request: Request) -> Response:
-    require_role(request, "admin")
-    gateway = context(request)
-    names = list(gateway.settings.models)
-    workers = await gateway.broker.registry.live_workers()
-    counts = await open_counts(gateway, names)
-    bodies = []
-    for name, entry in gateway.settings.models.items():
-        queued, processing = counts[name]
-        bodies.append(
-            ModelBody(
-                name=name,
-                task=entry.task,
-                engine=entry.engine,
-                model=entry.model or name,
-                aliases=list(entry.aliases),
-                description=entry.description,
-                state=_state(name, workers),
-                max_concurrent=entry.max_concurrent,
-                max_waiting=entry.max_waiting,
-                timeout=entry.timeout,
-                max_retries=entry.max_retries,
-                queued=queued,
-                processing=processing,
-                workers=_on_workers(name, workers),
-            )
-        )
-    return json_body(ModelList(models=bodies))
-
-
-def _on_workers(model: str, workers: list[Worker]) -> list[ModelOnWorker]:
-    return [
-        ModelOnWorker(
-            worker=worker.id,
-            host=worker.host,
-            pid=worker.pid,
-            ready=worker.serves(model),
-            state=_state_on(worker, known),
-        )
-        for worker in workers
-        if (known := worker.models.get(model)) is not None
-    ]
-
-
-def _state_on(worker: Worker, known: ModelState) -> str:
-    return "draining" if worker.draining and known.ready else known.state
-
-
-def _state(model: str, workers: list[Worker]) -> str:
-    known = _on_workers(model, workers)
-    if any(entry.ready for entry in known):
-        return "ready"
-    return known[0].state if known else "no worker"
 
 
 async def queue(request: Request) -> Response:
@@ -88,7 +31,7 @@ async def queue(request: Request) -> Response:
     name = gateway.settings.resolve(asked)
     if name is None:
         raise ModelNotFound(asked)
-    entry = gateway.settings.models[name]
+    entry = gateway.broker.models[name]
     counts = await gateway.broker.reader.counts(name)
     return json_body(
         QueueBody(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec, get_args
 
 import click
 from pymongo.errors import PyMongoError
@@ -21,6 +21,7 @@ from config.errors import RoundhouseError
 from gateway import doctor as health_check
 from gateway import supervisor, terminal
 from gateway.client import Client
+from gateway.payloads import Resolution
 from gateway.secrets import admin_password, generate_password
 from gateway.users import Users
 from gateway.weights import pull_weights
@@ -221,14 +222,84 @@ def jobs(status: str | None, model: str | None, limit: int, as_json: bool) -> No
     terminal.show(page, as_json, terminal.jobs_table)
 
 
+@main.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_context
+@reports_errors
+def models(ctx: click.Context, as_json: bool) -> None:
+    """List the models with their state, or start and stop them."""
+    if ctx.invoked_subcommand is None:
+        with client() as api:
+            listed = api.models()
+        terminal.show(listed, as_json, terminal.models_table)
+
+
+_wait = click.option("--wait", "-w", is_flag=True, help="Until it is done or has failed; shows how far it is.")
+
+
+@models.command()
+@click.argument("name")
+@click.option("--resolution", type=click.Choice(get_args(Resolution)), help="For models that have several.")
+@_wait
+@reports_errors
+def start(name: str, resolution: str | None, wait: bool) -> None:
+    """Start a model; also tries again where it had failed."""
+    _ask(name, "start", wait, resolution=resolution)
+
+
+@models.command()
+@click.argument("name")
+@click.option("--now", is_flag=True, help="Do not let what runs finish; it goes back to the queue.")
+@_wait
+@reports_errors
+def stop(name: str, now: bool, wait: bool) -> None:
+    """Stop a model; its jobs wait in the queue."""
+    _ask(name, "stop", wait, graceful="false" if now else "true")
+
+
+def _add_action(action: str, says: str) -> None:
+    @models.command(action, help=says)
+    @click.argument("name")
+    @_wait
+    @reports_errors
+    def run(name: str, wait: bool) -> None:
+        _ask(name, action, wait)
+
+
+for _action, _says in {
+    "sleep": "Take a model out of the GPU's memory, ready to be woken.",
+    "wake": "Wake a model, or start it where it does not run.",
+    "restart": "Stop a model gracefully and start it again.",
+    "auto": "Take back a start, stop or sleep.",
+    "pin": "Never take a model out of memory to make room for another.",
+    "unpin": "Take back a pin.",
+}.items():
+    _add_action(_action, _says)
+
+
+def _ask(name: str, action: str, wait: bool, **query: str | None) -> None:
+    with client() as api:
+        model = api.act(name, action, **query)
+        if wait and not model["settled"]:
+            with terminal.model_progress(name) as show:
+                try:
+                    model = api.until_settled(name, show)
+                except KeyboardInterrupt:
+                    click.echo(f"roundhouse: {name} goes on without us; `roundhouse models` shows how.", err=True)
+                    sys.exit(130)
+    if model["settled"] and model["state"] == "failed" and model["desired"]["wanted"] == "running":
+        _fail(f"{name} could not be started: {model['reason'] or 'no reason was given'}")
+    terminal.print_text(terminal.model_line(model))
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True)
 @reports_errors
-def models(as_json: bool) -> None:
-    """List the models with their state."""
+def ps(as_json: bool) -> None:
+    """List the live workers and what they run."""
     with client() as api:
-        listed = api.models()
-    terminal.show(listed, as_json, terminal.models_table)
+        alive = api.workers()
+    terminal.show(alive, as_json, terminal.workers_table)
 
 
 @main.command()

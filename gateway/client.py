@@ -1,5 +1,6 @@
 """A client of Roundhouse's HTTP API, as the command line uses it."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ from config.errors import RoundhouseError
 
 # Seconds that one long-poll asks for; short enough to show progress between two.
 POLL = 2
+# Seconds between two looks at a model that is about to change.
+LOOK = 0.5
 _TERMINAL = frozenset({"completed", "failed", "timeout", "cancelled"})
 
 Job = Mapping[str, Any]
@@ -77,6 +80,26 @@ class Client:
 
     def models(self) -> Job:
         return self._call("GET", "/admin/models")
+
+    def model(self, name: str) -> Job:
+        return self._call("GET", f"/admin/models/{name}")
+
+    def act(self, name: str, action: str, **query: str | None) -> Job:
+        """Asks for ``action`` (start, stop …) of a model; the model, of which it may have yet to come true."""
+        given = {key: value for key, value in query.items() if value is not None}
+        return self._call("POST", f"/admin/models/{name}/{action}", params=given)
+
+    def until_settled(self, name: str, on_change: Callable[[Job], None]) -> Job:
+        """The model once the workers have done what was asked for or have failed to, however long that takes."""
+        while True:
+            model = self.model(name)
+            on_change(model)
+            if model["settled"]:
+                return model
+            time.sleep(LOOK)
+
+    def workers(self) -> Job:
+        return self._call("GET", "/admin/workers")
 
     def queue(self, model: str) -> Job:
         return self._call("GET", f"/admin/queue/{model}")

@@ -7,19 +7,15 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from broker.job import Status
+from gateway.admin_operations import ADMIN_OPERATIONS
 from gateway.openapi import RATE_HEADERS, Answer, Operation, Operations, Parameter
 from gateway.payloads import ChatRequest, OcrFields, OcrRequest
 from gateway.schemas import (
     Accepted,
     Body,
-    CrashList,
     Health,
     JobBody,
     JobList,
-    MissingModelList,
-    ModelList,
-    QueueBody,
-    Scheduler,
 )
 
 VERSION = version("roundhouse")
@@ -252,46 +248,7 @@ OPERATIONS: Operations = {
         answers=(Answer(200, "The cancelled job", JobBody),),
         problems=("job_finished", "job_not_found"),
     ),
-    ("GET", "/admin/models"): Operation(
-        tag="admin",
-        summary="The models, and where they run",
-        answers=(Answer(200, "All models of the configuration", ModelList),),
-        role="admin",
-    ),
-    ("GET", "/admin/queue/{model}"): Operation(
-        tag="admin",
-        summary="A model's queue",
-        parameters=(Parameter("model", "path", "A model's name or alias; slashes may stay as they are.", _TEXT),),
-        answers=(Answer(200, "What waits, what runs, and how the others ended", QueueBody),),
-        problems=("model_not_found",),
-        role="admin",
-    ),
-    ("GET", "/admin/crashes"): Operation(
-        tag="admin",
-        summary="Attempts that ended in a crash, newest first",
-        parameters=(
-            Parameter("since", "query", "Only later ones.", {"type": "string", "format": "date-time"}),
-            Parameter("model", "query", "Only those of this model.", _TEXT),
-            Parameter(
-                "limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
-            ),
-        ),
-        answers=(Answer(200, "Crashes", CrashList),),
-        problems=("invalid_query",),
-        role="admin",
-    ),
-    ("GET", "/admin/missing-models"): Operation(
-        tag="admin",
-        summary="Names that were asked for and are no model",
-        answers=(Answer(200, "Names, how often and by whom", MissingModelList),),
-        role="admin",
-    ),
-    ("GET", "/admin/scheduler"): Operation(
-        tag="admin",
-        summary="What runs by the clock: last and next run of each task, and how it went",
-        answers=(Answer(200, "The clockwork as its leader last told", Scheduler),),
-        role="admin",
-    ),
+    **ADMIN_OPERATIONS,
     ("GET", "/openapi.json"): Operation(
         tag="service",
         summary="This document",

@@ -136,6 +136,14 @@ class OcrFields(Payload):
     """Tesseract's names, joined by a plus sign, e.g. `deu+eng`; unset: chosen for each page by its script."""
 
 
+class ResolutionRequest(Payload):
+    """The mode in which a model reads documents."""
+
+    resolution: Resolution
+    model: ModelName | None = None
+    """A model's name or alias; unset: the first of `defaults.ocr` that has several modes."""
+
+
 class Simulate(Payload):
     """A fault for the engine `simulator` to commit, where its configuration allows faults."""
 

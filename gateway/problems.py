@@ -29,7 +29,9 @@ DATABASE_RETRY_AFTER = 2
 STATUS: Mapping[str, int] = MappingProxyType(
     {
         # What this process answers by itself.
+        "action_not_supported": 409,
         "bad_request": 400,
+        "cannot_start": 409,
         "empty_body": 400,
         "forbidden": 403,
         "internal_error": 500,
@@ -47,8 +49,10 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "invalid_resolution": 400,
         "invalid_wait": 400,
         "method_not_allowed": 405,
+        "model_not_running": 409,
         "no_default_model": 400,
         "no_file": 400,
+        "not_changeable": 400,
         "not_found": 404,
         "payload_too_large": 413,
         "priority_not_allowed": 403,

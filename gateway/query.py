@@ -4,6 +4,18 @@ from starlette.requests import Request
 
 from gateway.problems import Problem
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def flag(request: Request, name: str, *, default: bool) -> bool:
+    """Raises Problem ``invalid_query`` for what is neither true nor false."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if text not in _FLAGS:
+        raise Problem("invalid_query", f"{name}={text!r} is neither true nor false.")
+    return _FLAGS[text]
+
 
 def integer(request: Request, name: str, *, default: int, least: int, most: int) -> int:
     """Raises Problem ``invalid_query`` for what is no whole number from ``least`` to ``most``."""

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway import admin, jobs, submit
+from gateway import admin, admin_models, jobs, submit
 from gateway.auth import grant_token
 from gateway.context import context
 from gateway.docs import DOCS_ROUTES
@@ -24,7 +24,15 @@ ROUTES: list[BaseRoute] = [
     Route("/api/jobs", jobs.list_jobs, methods=["GET"]),
     Route("/api/jobs/{id}", jobs.get_job, methods=["GET"]),
     Route("/api/jobs/{id}", jobs.cancel_job, methods=["DELETE"]),
-    Route("/admin/models", admin.models, methods=["GET"]),
+    Route("/admin/models", admin_models.models, methods=["GET"]),
+    *(
+        Route(f"/admin/models/{{model:path}}/{action}", endpoint, methods=["POST"], name=f"{action}_model")
+        for action, endpoint in admin_models.ACTIONS.items()
+    ),
+    Route("/admin/models/{model:path}", admin_models.model, methods=["GET"]),
+    Route("/admin/models/{model:path}", admin_models.change_parameters, methods=["PATCH"]),
+    Route("/admin/workers", admin_models.workers, methods=["GET"]),
+    Route("/admin/ocr/resolution", admin_models.ocr_resolution, methods=["POST"]),
     Route("/admin/queue/{model:path}", admin.queue, methods=["GET"]),
     Route("/admin/crashes", admin.crashes, methods=["GET"]),
     Route("/admin/missing-models", admin.missing_models, methods=["GET"]),

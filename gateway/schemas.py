@@ -5,9 +5,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from broker.parameters import Parameters
+
 Task = Literal["chat", "ocr", "embedding"]
 Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "processing", "completed", "failed", "timeout", "cancelled"]
+EngineState = Literal["stopped", "starting", "ready", "sleeping", "draining", "stopping", "failed", "unavailable"]
+ModelStateName = EngineState | Literal["no worker"]
 
 
 class Body(BaseModel):
@@ -135,13 +139,46 @@ class Health(Body):
     models: list[ModelHealth] | None = None
 
 
-class ModelOnWorker(Body):
+class ModelRun(Body):
+    """What one worker says of one model. Seconds are those of the last time; null where nothing is known."""
+
+    ready: bool
+    state: EngineState
+    reason: str | None
+    """Why it is in this state, e.g. why it cannot run there."""
+    since: datetime | None
+    phase: str | None
+    """What a start is at, e.g. «loading»."""
+    progress: float | None
+    """How far that is, 0 to 1."""
+    healthy: bool | None
+    last_error: str | None
+    gpus: list[int]
+    address: str | None
+    """Where the engine listens: a port, a socket's path or a URL."""
+    memory_bytes: int | None
+    load_seconds: float | None
+    sleep_seconds: float | None
+    wake_seconds: float | None
+    resolution: str | None
+
+
+class ModelOnWorker(ModelRun):
     worker: str
     host: str
     pid: int
-    ready: bool
-    state: str
-    """«ready», or why this worker does not serve the model."""
+
+
+class DesiredBody(Body):
+    """What operators want of the model."""
+
+    wanted: Literal["running", "stopped", "sleeping"] | None
+    """Null where nobody has asked for anything, or has handed the model back to the planner."""
+    pinned: bool
+    """Whether the planner may not take it out of memory."""
+    resolution: str | None
+    changed_at: datetime | None
+    changed_by: str | None
 
 
 class ModelBody(Body):
@@ -151,16 +188,46 @@ class ModelBody(Body):
     model: str
     aliases: list[str]
     description: str
-    state: str
-    """«ready» where a worker serves it, else the reason why none does."""
+    state: ModelStateName
+    """The best of its workers' states; «unavailable» where none of them can serve it."""
+    reason: str | None
+    replicas: int
+    """Workers that serve it now."""
+    desired: DesiredBody
+    settled: bool
+    """Whether the workers have done what was asked for last, or have failed to."""
     max_concurrent: int
     max_waiting: int
     timeout: float
     """Seconds that one attempt may run; for documents, one page of it."""
     max_retries: int
+    parameters: Parameters
+    """What has been changed while it ran, and goes before the configuration."""
     queued: int
     processing: int
     workers: list[ModelOnWorker]
+
+
+class ModelOfWorker(ModelRun):
+    name: str
+    processing: int
+    """Jobs of the model that this worker runs."""
+
+
+class WorkerBody(Body):
+    id: str
+    host: str
+    pid: int
+    started_at: datetime
+    last_seen: datetime
+    draining: bool
+    models: list[ModelOfWorker]
+
+
+class WorkerList(Body):
+    """The workers that have been heard of lately, the oldest first."""
+
+    workers: list[WorkerBody]
 
 
 class ModelList(Body):

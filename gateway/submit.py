@@ -16,6 +16,7 @@ from gateway.auth import Principal, principal_of
 from gateway.context import Context, context, json_body
 from gateway.jobs import full_body, wait_for
 from gateway.model_choice import choose_model, require_room
+from gateway.payloads import OcrOptions
 from gateway.rate_limit import rate_limited
 from gateway.submissions import SubmitOptions, read_chat, read_ocr, submit_options
 from gateway.views import accepted
@@ -109,11 +110,20 @@ def _new_job(
         task=task,
         model=model,
         subject=arrival.principal.subject,
-        payload=payload,
+        payload=_with_defaults(arrival.gateway, task, model, payload),
         client=arrival.options.client,
         priority=arrival.options.priority,
         idempotency=idempotency,
     )
+
+
+def _with_defaults(gateway: Context, task: str, model: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the client leaves open is as operators have set it for the model, if they have."""
+    sampling = gateway.broker.models.sampling(model)
+    if task == "ocr":
+        known = {key: value for key, value in sampling.items() if key in OcrOptions.model_fields}
+        return {**payload, "options": {**known, **payload["options"]}}
+    return {**sampling, **payload}
 
 
 async def _submit(arrival: Arrival, new: NewJob, workers: int) -> Response:

@@ -10,9 +10,9 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,6 +39,7 @@ _RAW_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
 # The gateway looks no further; see position in gateway/schemas.py.
 _FURTHEST = 1000
 _STATES = {"completed": "green", "failed": "red", "timeout": "red", "cancelled": "yellow", "processing": "cyan"}
+_ENGINE_STATES = {"ready": "green", "starting": "cyan", "failed": "red"}
 _LEVELS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
@@ -87,31 +88,47 @@ def spinner(text: str) -> Iterator[None]:
         yield
 
 
+Shows = Callable[[Mapping[str, Any]], None]
+"""Called with a job or a model again and again, shows how it stands."""
+
+
+def job_progress(name: str) -> AbstractContextManager[Shows]:
+    """Yields what shows a job's state. Where standard error is no terminal, every change is a line."""
+    return _progress(name, _state, _amount)
+
+
+def model_progress(name: str) -> AbstractContextManager[Shows]:
+    """Yields what shows how far a model is that an operator has asked something of."""
+    return _progress(name, _model_state, _start_amount)
+
+
 @contextmanager
-def job_progress(name: str) -> Iterator[Callable[[Job], None]]:
-    """Yields what shows a job's state each time it is called with the job. Where standard error is no terminal,
-    every change is a line."""
+def _progress(
+    name: str,
+    describe: Callable[[Mapping[str, Any]], str],
+    amount: Callable[[Mapping[str, Any]], tuple[float, float | None]],
+) -> Iterator[Shows]:
     console = Console(stderr=True)
     name = " ".join(plain(name).split())
     if not _lively(console):
-        yield _lines(name)
+        yield _lines(name, describe)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bars:
         bar = bars.add_task(name, total=None)
 
-        def show(job: Job) -> None:
-            done, total = _amount(job)
-            bars.update(bar, description=f"{name}: {_state(job)}", completed=done, total=total)
+        def show(thing: Mapping[str, Any]) -> None:
+            done, total = amount(thing)
+            bars.update(bar, description=f"{name}: {describe(thing)}", completed=done, total=total)
 
         yield show
 
 
-def _lines(name: str) -> Callable[[Job], None]:
+def _lines(name: str, describe: Callable[[Mapping[str, Any]], str]) -> Shows:
     said: list[str] = []
 
-    def show(job: Job) -> None:
-        state = _state(job)
+    def show(thing: Mapping[str, Any]) -> None:
+        state = describe(thing)
         if said[-1:] != [state]:
             said.append(state)
             _say(f"{name}: {state}")
@@ -119,7 +136,33 @@ def _lines(name: str) -> Callable[[Job], None]:
     return show
 
 
-def _amount(job: Job) -> tuple[int, int | None]:
+def _start_amount(model: Mapping[str, Any]) -> tuple[float, float | None]:
+    """How far a start is: as its worker says, else by how long the last one took."""
+    for run in model["workers"]:
+        if run["state"] != "starting":
+            continue
+        if run["progress"] is not None:
+            return run["progress"], 1.0
+        if run["load_seconds"] and run["since"]:
+            passed = datetime.now(UTC) - datetime.fromisoformat(run["since"])
+            return min(passed.total_seconds(), run["load_seconds"]), run["load_seconds"]
+    return 0, None
+
+
+def model_line(model: Mapping[str, Any]) -> str:
+    """The model after an operator's request, in one line."""
+    wanted = _wanted(model["desired"])
+    return f"{model['name']}: {_model_state(model)}{f'; wanted: {wanted}' if wanted else ''}"
+
+
+def _model_state(model: Mapping[str, Any]) -> str:
+    """The model in a few words."""
+    phases = [run["phase"] for run in model["workers"] if run["state"] == "starting" and run["phase"]]
+    note = phases[0] if phases and model["state"] == "starting" else model["reason"]
+    return " ".join(plain(f"{model['state']} ({note})" if note else str(model["state"])).split())
+
+
+def _amount(job: Job) -> tuple[float, float | None]:
     """Done and total, where the total is known."""
     progress = job.get("progress")
     return (progress["done"], progress["total"]) if progress and job["status"] == "processing" else (0, None)
@@ -190,13 +233,37 @@ def jobs_table(data: Mapping[str, Any]) -> RenderableType:
 
 def models_table(data: Mapping[str, Any]) -> RenderableType:
     """For the body ModelList."""
-    table = _table("MODEL", "TASK", "ENGINE", "WORKERS", "RUNNING", "WAITING", "STATE")
+    table = _table("MODEL", "TASK", "ENGINE", "REPLICAS", "RUNNING", "WAITING", "STATE", "WANTED", "REASON")
     for model in data["models"]:
-        ready = sum(bool(worker["ready"]) for worker in model["workers"])
         running = f"{model['processing']}/{model['max_concurrent']}"
         waiting = f"{model['queued']}/{model['max_waiting']}"
-        cells = (model["name"], model["task"], model["engine"], ready, running, waiting)
-        table.add_row(*map(_cell, cells), _cell(model["state"], "green" if model["state"] == "ready" else "yellow"))
+        cells = (model["name"], model["task"], model["engine"], model["replicas"], running, waiting)
+        state = _cell(model["state"], _ENGINE_STATES.get(model["state"], "yellow"))
+        table.add_row(*map(_cell, cells), state, _cell(_wanted(model["desired"])), _cell(model["reason"] or ""))
+    return table
+
+
+def _wanted(desired: Mapping[str, Any]) -> str:
+    """What operators want of a model."""
+    words = (desired["wanted"], "pinned" if desired["pinned"] else None, desired["resolution"])
+    return ", ".join(word for word in words if word)
+
+
+def workers_table(data: Mapping[str, Any]) -> RenderableType:
+    """For the body WorkerList: a line for each model of each worker."""
+    if not data["workers"]:
+        return Text("No worker is alive; start one by `roundhouse worker`.")
+    table = _table("WORKER", "HOST", "PID", "SINCE", "MODEL", "JOBS", "STATE", "GPU", "MEMORY", "REASON")
+    for worker in data["workers"]:
+        about = (worker["id"][:8], worker["host"], worker["pid"], _time(worker["started_at"]))
+        for run in worker["models"]:
+            gpus = ",".join(map(str, run["gpus"]))
+            memory = "" if run["memory_bytes"] is None else f"{run['memory_bytes'] / 2**30:.1f} GiB"
+            state = _cell(run["state"], _ENGINE_STATES.get(run["state"], "yellow"))
+            cells = (*about, run["name"], run["processing"])
+            table.add_row(*map(_cell, cells), state, _cell(gpus), _cell(memory), _cell(run["reason"] or ""))
+        if not worker["models"]:
+            table.add_row(*map(_cell, about))
     return table
 
 

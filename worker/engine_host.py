@@ -5,12 +5,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from broker.cancellation import cancel_all
+from broker.desired import Desired
 from broker.errors import EngineError
 from worker.engine_state import EngineState, Lifecycle
 from worker.engines.base import Engine
+from worker.reconciler import Actual
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,13 @@ class EngineHost:
         self.engine = engine
         self._on_change = on_change
         self._on_death = on_death
+        self.version = 0
+        """Of the Desired that was last acted on, see ``worker.reconciler``."""
         self._life = Lifecycle()
         self._wanted = True
+        self._backing_off = False
+        self._restarts = 0
+        self._resolution: str | None = None
         self._word = asyncio.Event()
 
     @property
@@ -58,6 +65,24 @@ class EngineHost:
     def ready(self) -> bool:
         return self._life.state is EngineState.READY
 
+    def actual(self) -> Actual:
+        return Actual(
+            self._life.state,
+            version=self.version,
+            restarts=self._restarts,
+            resolution=self._resolution,
+            backing_off=self._backing_off,
+        )
+
+    def start(self, desired: Desired) -> None:
+        """Has it started under what is desired now."""
+        self._restarts, self._resolution = desired.restarts, desired.resolution
+        self.want(True)
+
+    def drain(self) -> None:
+        """Nothing new from now on. Whoever says so stops it when what runs has ended."""
+        self._to(EngineState.DRAINING)
+
     def want(self, wanted: bool) -> None:
         """An operator's or the planner's word. To want what has failed is to try it again."""
         self._wanted = wanted
@@ -76,19 +101,38 @@ class EngineHost:
 
     async def _start(self) -> bool:
         self._to(EngineState.STARTING)
+        start = asyncio.create_task(self.engine.start())
         try:
-            await self.engine.start()
+            while self._wanted and not start.done():
+                await self._word_or(start)
+        finally:
+            await cancel_all([start])
+        if start.cancelled():
+            await self._stop()
+            return False
+        try:
+            start.result()
         except EngineError as error:
-            pause = self._life.start_failed(error.message)
-            log.warning("model %s is not served here: %s", self.name, error.message)
-            self._on_change()
-            if pause is not None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._word.wait()
+            await self._back_off(error)
             return False
         self._to(EngineState.READY)
         return True
+
+    async def _back_off(self, error: EngineError) -> None:
+        pause = self._life.start_failed(error.message)
+        self._backing_off = pause is not None
+        log.warning("model %s is not served here: %s", self.name, error.message)
+        self._on_change()
+        if pause is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._word.wait()
+            self._backing_off = False
+
+    async def _stop(self) -> None:
+        self._to(EngineState.STOPPING)
+        await self.engine.stop()
+        self._to(EngineState.STOPPED)
 
     async def _serve(self) -> None:
         """Until it has died or is no more wanted."""
@@ -99,16 +143,14 @@ class EngineHost:
         finally:
             await cancel_all([death])
         if death.cancelled():
-            self._to(EngineState.STOPPING)
-            await self.engine.stop()
-            self._to(EngineState.STOPPED)
+            await self._stop()
         else:
             await self._died(death.result())
 
-    async def _word_or(self, death: asyncio.Task[str]) -> None:
+    async def _word_or(self, task: asyncio.Task[Any]) -> None:
         word = asyncio.create_task(self._word.wait())
         try:
-            await asyncio.wait({death, word}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, word}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await cancel_all([word])
 

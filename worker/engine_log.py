@@ -31,7 +31,7 @@ _ORDER: Final = list(Phase)
 _CAUSES: Final[Mapping[str, re.Pattern[str]]] = {
     "out of memory": re.compile(
         r"out of memory|OutOfMemoryError|MemoryError|Cannot allocate memory|No available memory for the cache blocks|"
-        r"Free memory on device|larger than the available KV cache memory|not enough memory",
+        r"Free memory on device|Available memory on node|larger than the available KV cache memory|not enough memory",
         re.I,
     ),
     "model not found": re.compile(

@@ -16,6 +16,7 @@ from pymongo.errors import PyMongoError
 from broker.broker import Broker
 from broker.cancellation import cancel_all
 from broker.database import farewell
+from broker.desired import Desired
 from broker.job import Document, Job
 from broker.job_updates import taken_over
 from broker.registry import HEARTBEAT, KNOWN, ModelState
@@ -23,6 +24,7 @@ from worker.attempt import Attempt, Stop, persist
 from worker.engine_host import EngineHost
 from worker.engines.base import Engine
 from worker.isolation import Isolation
+from worker.reconciler import Action, action_for
 from worker.renewal import LeaseKeeper
 
 log = logging.getLogger(__name__)
@@ -115,7 +117,46 @@ class Worker:
             self._spawn(host.keep())
         self._spawn(self._beat())
         self._spawn(self._look_for_leases())
+        self._spawn(self._reconcile())
         await self._claim_until_drained()
+
+    async def _reconcile(self) -> None:
+        """Makes the engines what operators want them to be."""
+        while True:
+            try:
+                desired = await self._broker.desired.all()
+            except PyMongoError as error:
+                log.warning("cannot see what is desired: %s", error)
+            else:
+                for name, host in self._hosts.items():
+                    self._act(host, desired.get(name, Desired(name)))
+            await asyncio.sleep(self._broker.settings.queue.poll_interval)
+
+    def _act(self, host: EngineHost, desired: Desired) -> None:
+        # Whoever sees the version takes the state for the answer to it: nothing is awaited between the two.
+        action = action_for(desired, host.actual())
+        host.version = desired.version
+        match action:
+            case Action.START:
+                host.start(desired)
+            case Action.DRAIN:
+                host.drain()
+                self._spawn(self._stop_when_drained(host))
+            case Action.STOP:
+                self._hand_back_all(host.name)
+                host.want(False)
+
+    async def _stop_when_drained(self, host: EngineHost) -> None:
+        running = [task for task, model in self._tasks.items() if model == host.name]
+        if running:
+            await asyncio.wait(running, timeout=self._broker.settings.queue.drain_timeout)
+        self._hand_back_all(host.name)
+        host.want(False)
+
+    def _hand_back_all(self, model: str) -> None:
+        for attempt in list(self._running.values()):
+            if attempt.job.model == model:
+                attempt.stop(Stop.DRAIN)
 
     def _engine_changed(self) -> None:
         """Everybody is told at once, and what waits for it is claimed."""
@@ -129,7 +170,10 @@ class Worker:
             log.warning("the death of the engine of %s is not in the crash log: %s", model, error)
 
     def _states(self) -> dict[str, ModelState]:
-        return {name: ModelState(host.ready, host.reason or host.state.value) for name, host in self._hosts.items()}
+        return {
+            name: ModelState(host.ready, host.state.value, reason=host.reason, since=host.since, version=host.version)
+            for name, host in self._hosts.items()
+        }
 
     def _ready(self) -> list[str]:
         return [name for name, host in self._hosts.items() if host.ready]
@@ -196,7 +240,7 @@ class Worker:
         recording = [task for task in self._recording if self._tasks[task] == model]
         if recording and model in self._backlog:
             await asyncio.wait(recording, timeout=RECORDING)
-        return self._broker.settings.models[model].max_concurrent - list(self._tasks.values()).count(model)
+        return self._broker.models[model].max_concurrent - list(self._tasks.values()).count(model)
 
     async def _look_for_leases(self) -> None:
         """Notices may be lost: what was leased to this worker directly is looked for besides."""

@@ -23,10 +23,11 @@ async def test_health_needs_no_token_and_says_when_it_was_asked(gateway: Gateway
 
 
 async def test_health_in_detail_shows_database_workers_and_queues(gateway: Gateway, worker: Worker) -> None:
-    async def the_worker_is_known() -> bool:
-        return bool((await gateway.http.get("/health?detail=1")).json()["workers"] == 1)
+    async def the_worker_serves_all() -> bool:
+        models = (await gateway.http.get("/health?detail=1")).json()["models"]
+        return all(model["workers"] == 1 for model in models)
 
-    await eventually(the_worker_is_known)
+    await eventually(the_worker_serves_all)
     body = (await gateway.http.get("/health?detail=1")).json()
     assert body["database"]["ok"]
     assert body["database"]["latency_ms"] > 0
@@ -73,11 +74,12 @@ async def test_models_show_what_is_served_and_why_the_rest_is_not(
             async def served() -> bool:
                 models = (await gateway.http.get("/admin/models")).json()["models"]
                 states.update({model["name"]: model["state"] for model in models})
-                return states["simulator"] == "ready"
+                return states["simulator"] == states["tesseract"] == "ready"
 
             await eventually(served)
-            assert states["tesseract"] == "ready"
-            assert states["big"] not in ("ready", "no worker")
+            big = (await gateway.http.get("/admin/models/big")).json()
+            assert big["state"] not in ("ready", "no worker")
+            assert big["reason"]
 
 
 async def test_a_queue_shows_its_load_and_its_totals(gateway: Gateway) -> None:

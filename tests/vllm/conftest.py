@@ -36,7 +36,7 @@ def settings_of(python: str, model: Path, **options: Any) -> VllmSettings:
         "model": str(model),
         "python": python,
         "dtype": "bfloat16",
-        "max_model_len": 2048,
+        "max_model_len": 32768,
         "args": ["--enforce-eager"],
         "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
         "start_timeout": 300.0,

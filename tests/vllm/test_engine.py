@@ -29,7 +29,7 @@ def request(text: str = "hi", **options: Any) -> Request:
 
 
 # Far more than any test waits for.
-LONG: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True}
+LONG: dict[str, Any] = {"max_tokens": 30_000, "ignore_eos": True}
 
 
 async def answer(engine: VllmEngine, asked: Request) -> tuple[str, dict[str, Any]]:
@@ -132,7 +132,7 @@ async def test_ten_chats_run_side_by_side(engine: VllmEngine) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"max_tokens": 5000}, "2048"), ({"temperature": -1.0}, "temperature")],
+    [({"max_tokens": 50000}, "32768"), ({"temperature": -1.0}, "temperature")],
     ids=["more tokens than the context", "a value out of range"],
 )
 async def test_what_vllm_refuses_is_permanent_with_its_words(
@@ -144,8 +144,8 @@ async def test_what_vllm_refuses_is_permanent_with_its_words(
 
 
 async def test_a_prompt_longer_than_the_context_is_permanent(engine: VllmEngine) -> None:
-    with pytest.raises(EngineInputError, match="2048"):
-        await answer(engine, request("x" * 3000, max_tokens=10))
+    with pytest.raises(EngineInputError, match="32768"):
+        await answer(engine, request("x" * 40_000, max_tokens=10))
     assert await engine.healthy()
 
 

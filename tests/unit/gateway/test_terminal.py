@@ -217,23 +217,99 @@ def test_no_jobs_are_said_to_be_none(capsys: Capture) -> None:
     assert capsys.readouterr().out == "There are no such jobs.\n"
 
 
+def model(state: str = "ready", **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "reader",
+        "task": "ocr",
+        "engine": "vllm",
+        "state": state,
+        "reason": None,
+        "replicas": int(state == "ready"),
+        "settled": True,
+        "desired": {"wanted": None, "pinned": False, "resolution": None},
+        "max_concurrent": 10,
+        "max_waiting": 20,
+        "queued": 4,
+        "processing": 2,
+        "workers": [],
+        **changes,
+    }
+
+
+def model_on_worker(**changes: Any) -> dict[str, Any]:
+    run = {"name": "reader", "state": "starting", "reason": None, "phase": "loading", "progress": None, "since": None}
+    return run | {"load_seconds": None, "processing": 0, "gpus": [], "memory_bytes": None, **changes}
+
+
 def test_models_are_shown_with_their_load_and_state(capsys: Capture) -> None:
-    common = {"task": "ocr", "max_concurrent": 10, "max_waiting": 20, "queued": 4, "processing": 2}
-    workers = [{"ready": True}, {"ready": False}]
+    pinned = {"wanted": "running", "pinned": True, "resolution": "base"}
     models = [
-        {"name": "tesseract", "engine": "tesseract", "state": "ready", "workers": workers, **common},
-        {
-            "name": "reader",
-            "engine": "vllm",
-            "state": "weights missing: roundhouse pull reader",
-            "workers": [],
-            **common,
-        },
+        model(name="tesseract", engine="tesseract", desired=pinned),
+        model("unavailable", reason=f"weights missing: roundhouse pull reader{EVIL}"),
     ]
     terminal.show({"models": models}, False, terminal.models_table)
     _, first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["tesseract", "ocr", "tesseract", "1", "2/10", "4/20", "ready"]
-    assert second.rstrip().endswith("weights missing: roundhouse pull reader")
+    assert first.split() == [
+        "tesseract",
+        "ocr",
+        "tesseract",
+        "1",
+        "2/10",
+        "4/20",
+        "ready",
+        "running,",
+        "pinned,",
+        "base",
+    ]
+    assert "unavailable" in second
+    assert second.rstrip().endswith(f"weights missing: roundhouse pull reader{TAME}")
+
+
+def test_workers_are_shown_with_what_they_run(capsys: Capture) -> None:
+    worker = {"id": "0123456789", "host": "box", "pid": 7, "started_at": "2026-11-21T08:00:00Z"}
+    runs = [
+        model_on_worker(state="ready", processing=3, gpus=[0, 1], memory_bytes=3 * 2**29),
+        model_on_worker(name="big", state="unavailable", reason="no NVIDIA GPU on this machine"),
+    ]
+    workers = [worker | {"models": runs}, worker | {"id": "fedcba98", "models": []}]
+    terminal.show({"workers": workers}, False, terminal.workers_table)
+    heading, first, second, idle = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["WORKER", "HOST", "PID"]
+    assert first.split()[:3] == ["01234567", "box", "7"]
+    assert first.split()[5:] == ["reader", "3", "ready", "0,1", "1.5", "GiB"]
+    assert second.rstrip().endswith("no NVIDIA GPU on this machine")
+    assert idle.startswith("fedcba98")
+    terminal.show({"workers": []}, False, terminal.workers_table)
+    assert capsys.readouterr().out.startswith("No worker is alive")
+
+
+def test_a_start_is_one_line_for_each_change_in_a_file(capsys: Capture) -> None:
+    with terminal.model_progress("reader") as show:
+        for phase in ("loading", "loading", "compiling"):
+            show(model("starting", workers=[model_on_worker(phase=phase)]))
+        show(model("failed", reason="out of memory\nafter all"))
+    assert capsys.readouterr().err.splitlines() == [
+        "reader: starting (loading)",
+        "reader: starting (compiling)",
+        "reader: failed (out of memory after all)",
+    ]
+
+
+@pytest.mark.usefixtures("able")
+def test_a_start_is_a_bar_on_a_terminal() -> None:
+    long_ago = "2026-11-21T08:00:00Z"
+    with Screen.opened() as screen:
+        with terminal.model_progress("reader") as show:
+            show(model("starting", workers=[model_on_worker(progress=0.5)]))
+            show(model("starting", workers=[model_on_worker(load_seconds=40.0, since=long_ago)]))
+        text = screen.text()
+    assert "reader: starting (loading)" in text
+
+
+def test_a_model_is_one_line_after_a_request() -> None:
+    stopped = {"wanted": "stopped", "pinned": True, "resolution": None}
+    assert terminal.model_line(model("draining", desired=stopped)) == "reader: draining; wanted: stopped, pinned"
+    assert terminal.model_line(model()) == "reader: ready"
 
 
 def test_a_queue_is_shown_field_by_field(capsys: Capture) -> None:
