@@ -33,11 +33,11 @@ LiveWorkers = Callable[[], Awaitable[Sequence[Worker]]]
 class DirectLeases:
     """``workers``: who lives, as it was known a moment ago. ``slots`` are those of the queue."""
 
-    def __init__(self, database: Database, workers: LiveWorkers, slots: Numbers) -> None:
+    def __init__(self, database: Database, workers: LiveWorkers, slots: Numbers, clock: DatabaseClock) -> None:
         self._jobs = database.jobs_local
         self._workers = workers
         self._slots = slots
-        self._time = DatabaseClock(database)
+        self._clock = clock
         self._looks: GroupCommit[str, bool] = GroupCommit(self._anybody_waits)
         self._pause_until: dict[str, float] = {}
         self._turn = 0
@@ -74,7 +74,7 @@ class DirectLeases:
             "slot": slot,
             "token": uuid.uuid4().hex,
             "worker": self._choose(workers),
-            "started_at": to_the_millisecond(datetime.fromtimestamp(await self._time.now(), UTC)),
+            "started_at": to_the_millisecond(datetime.fromtimestamp(await self._clock.now(), UTC)),
         }
 
     def ended(self, job: ObjectId) -> None:

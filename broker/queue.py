@@ -84,7 +84,7 @@ class JobQueue:
         self._lapsed = lapsed(settings.lease)
         self._places = Numbers(database, "place")
         self._slots = Numbers(database, "slot")
-        self._direct = None if workers is None else DirectLeases(database, workers, self._slots)
+        self._direct = workers and DirectLeases(database, workers, self._slots, self._lanes.time)
 
     # ── Admission ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -15,8 +15,10 @@ from typing import Any, Self
 from pymongo import AsyncMongoClient
 from pymongo.errors import AutoReconnect, OperationFailure
 
+from broker.database import Database
 from broker.mongodpath import find_mongod
 from broker.mongodset import free_port
+from tests.conditions import eventually
 from tests.failover.network import CLIENTS, HOST, ROOT, Network
 
 NAME = "failover"
@@ -228,6 +230,24 @@ class ReplicaSet:
                 await self.kill(member)
         self._network.close()
         self._home.cleanup()
+
+    async def fail_over_without_a_majority(self, database: Database) -> list[Member]:
+        """There is a new primary, and nothing of its term has a majority until the members returned replicate again."""
+        await self.healthy()
+        old = await self.primary()
+        others = [member for member in self.members if member is not old]
+        await asyncio.gather(*map(self.stop_replication, others))
+        await self.kill(old)
+        await self.primary(other_than=old)
+
+        async def answers() -> bool:
+            try:
+                return await database.jobs_local.find_one({}) is not None
+            except AutoReconnect:
+                return False
+
+        await eventually(answers, within=60)
+        return others
 
     # ── Looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -12,15 +12,13 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from bson import ObjectId
-from pymongo.errors import AutoReconnect
 
 from broker.database import Database, connect, ensure_schema
 from broker.errors import JobFinished
 from broker.job import Failure, Idempotency, Job, NewJob, Status
 from broker.queue import JobQueue
 from config import QueueSettings, SimulatorSettings
-from tests.conditions import eventually
-from tests.failover.replica_set import Member, ReplicaSet
+from tests.failover.replica_set import ReplicaSet
 from worker.attempt import persist
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -38,25 +36,6 @@ async def database(replicas: ReplicaSet) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def fail_over_without_a_majority(replicas: ReplicaSet, database: Database) -> list[Member]:
-    """There is a new primary, and nothing of its term has a majority until the members returned replicate again."""
-    await replicas.healthy()
-    old = await replicas.primary()
-    others = [member for member in replicas.members if member is not old]
-    await asyncio.gather(*map(replicas.stop_replication, others))
-    await replicas.kill(old)
-    await replicas.primary(other_than=old)
-
-    async def answers() -> bool:
-        try:
-            return await database.jobs_local.find_one({}) is not None
-        except AutoReconnect:
-            return False
-
-    await eventually(answers, within=60)
-    return others
-
-
 async def test_what_a_write_that_matched_nothing_looks_up_is_not_older_than_it(
     replicas: ReplicaSet, database: Database
 ) -> None:
@@ -65,7 +44,7 @@ async def test_what_a_write_that_matched_nothing_looks_up_is_not_older_than_it(
     keyed = await queue.submit(NewJob("chat", "alpha", "ann", {}, idempotency=SAME))
     assert await queue.complete(done, {"result": {"n": 1}})
     assert await queue.fail(failed, Failure("boom", "It failed.")) is Status.FAILED
-    others = await fail_over_without_a_majority(replicas, database)
+    others = await replicas.fail_over_without_a_majority(database)
 
     repeated: list[Callable[[], Coroutine[Any, Any, Any]]] = [
         lambda: queue.complete(done, {"result": {"n": 1}}),
