@@ -90,6 +90,11 @@ class Database:
         return self._collection("models")
 
     @property
+    def plans(self) -> Collection:
+        """What the planner has decided, and orders."""
+        return self._collection("plans")
+
+    @property
     def locks(self) -> Collection:
         return self._collection("locks")
 

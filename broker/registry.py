@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +34,11 @@ class ModelState:
     state is as it is. ``phase`` and ``progress`` (0 to 1, where it is known): how far a start is. ``address``: where
     the engine listens, a port, a socket's path or a URL. ``version``: of the Desired that the state is the answer to;
     None from a worker that does not look at that. Seconds are those of the last time.
+
+    ``managed``: its engine takes memory, and is loaded and unloaded by orders (``broker.plans``). The rest is of such
+    ones only. ``gpus``: uuids of the devices that it is on, or was on last. ``memory_bytes``: what it holds on each of
+    them now. ``need_bytes``: what it takes on each of ``gpu_count`` devices when it is ready; None while nobody knows.
+    ``can_sleep``: sleeping frees most of that, for ``host_bytes`` of main memory.
     """
 
     ready: bool
@@ -42,7 +47,7 @@ class ModelState:
     since: datetime | None = None
     phase: str = ""
     progress: float | None = None
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
     address: str | None = None
     memory_bytes: int | None = None
     load_seconds: float | None = None
@@ -52,6 +57,11 @@ class ModelState:
     last_error: str | None = None
     resolution: str | None = None
     version: int | None = None
+    managed: bool = False
+    gpu_count: int = 1
+    need_bytes: int | None = None
+    can_sleep: bool = False
+    host_bytes: int = 0
 
     @property
     def able(self) -> bool:
@@ -64,7 +74,20 @@ _FIELDS = tuple(field.name for field in fields(ModelState))
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceState:
+    """Memory that a worker's engines can use: a GPU (``uuid`` by NVML), or the main memory of a machine without one
+    (``host:`` and its name). Two workers of one machine name the same. ``total`` and ``free``: bytes."""
+
+    uuid: str
+    total: int
+    free: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
+    """``host_memory``: bytes of main memory that sleeping models may fill on its machine."""
+
     id: str
     host: str
     pid: int
@@ -72,6 +95,8 @@ class Worker:
     last_seen: datetime
     draining: bool
     models: Mapping[str, ModelState]
+    devices: tuple[DeviceState, ...] = ()
+    host_memory: int = 0
 
     def serves(self, model: str) -> bool:
         state = self.models.get(model)
@@ -86,7 +111,15 @@ class Registry:
         self._known: tuple[float, list[Worker]] = (-math.inf, [])
 
     async def heartbeat(
-        self, worker: str, host: str, pid: int, models: Mapping[str, ModelState], *, draining: bool
+        self,
+        worker: str,
+        host: str,
+        pid: int,
+        models: Mapping[str, ModelState],
+        *,
+        draining: bool,
+        devices: Sequence[DeviceState] = (),
+        host_memory: int = 0,
     ) -> None:
         """Says that the worker lives. ``w:1``: the next beat heals a lost one."""
         about = {
@@ -95,6 +128,8 @@ class Registry:
             "draining": draining,
             # Model names may hold dots, so they are values here and not keys.
             "models": [{"name": name, **_told(state)} for name, state in models.items()],
+            "devices": [asdict(device) for device in devices],
+            "host_memory": host_memory,
         }
         update: list[dict[str, Any]] = [
             {"$set": {"last_seen": "$$NOW", "started_at": {"$ifNull": ["$started_at", "$$NOW"]}}},
@@ -185,6 +220,8 @@ def _worker(document: Mapping[str, Any]) -> Worker:
         last_seen=document["last_seen"],
         draining=document["draining"],
         models={told["name"]: _state(told) for told in document["models"]},
+        devices=tuple(DeviceState(**device) for device in document.get("devices", ())),
+        host_memory=document.get("host_memory", 0),
     )
 
 

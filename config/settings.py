@@ -197,12 +197,17 @@ class HistorySettings(Section):
 
 
 class AutoSwitchSettings(Section):
-    """Loading of models by forecast. Read from a later version on; checked already."""
+    """Which models are loaded where their engines take memory that there is not enough of for all."""
 
-    enabled: bool = False
-    """Whether models are loaded ahead of demand."""
+    enabled: bool = True
+    """Whether models make room for those that are asked for. If not, memory is only filled, in `models`' order."""
+    max_swap_wait: Seconds = 300.0
+    """How long a job waits for its model before one that is busy has to make room, once that has had its turn."""
     pattern_window_days: int = Field(default=7, ge=1, le=366)
     """Days of usage that the forecast looks at."""
+    host_memory: Bytes | None = None
+    """Main memory of a worker's machine for models that run without a GPU or sleep; unset: three quarters of what is
+    available when the worker starts."""
 
 
 class ModelSettings(Section):
@@ -265,6 +270,10 @@ class SimulatorSettings(ModelSettings):
     """Length of an answer."""
     faults: bool = False
     """Whether a request may ask for a fault (crash, hang, slow, garbage)."""
+    memory: Bytes | None = None
+    """Memory that it pretends to take while it is loaded; set: it is loaded and unloaded as a real model is."""
+    load_time: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Seconds that loading takes; waking takes a tenth."""
 
 
 class VllmSettings(ModelSettings):
@@ -284,6 +293,11 @@ class VllmSettings(ModelSettings):
     """Type of the weights; unset: vLLM's default."""
     quantization: Annotated[str, StringConstraints(min_length=1)] | None = None
     """vLLM's name of the quantization; unset: the model's."""
+    memory: Bytes | None = None
+    """Memory that the engine takes on each of its GPUs, or of the machine where there is none; unset: measured when it
+    is first loaded."""
+    sleep: bool = True
+    """Whether it may sleep on a GPU: its weights wait in main memory and are back in seconds."""
     lora: dict[Name, Annotated[str, StringConstraints(min_length=1)]] = {}
     """LoRA adapters by name: paths of their weights."""
     python: Annotated[str, StringConstraints(min_length=1)] | None = None

@@ -153,7 +153,7 @@ class ModelRun(Body):
     """How far that is, 0 to 1."""
     healthy: bool | None
     last_error: str | None
-    gpus: list[int]
+    gpus: list[str]
     address: str | None
     """Where the engine listens: a port, a socket's path or a URL."""
     memory_bytes: int | None

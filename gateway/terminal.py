@@ -257,7 +257,7 @@ def workers_table(data: Mapping[str, Any]) -> RenderableType:
     for worker in data["workers"]:
         about = (worker["id"][:8], worker["host"], worker["pid"], _time(worker["started_at"]))
         for run in worker["models"]:
-            gpus = ",".join(map(str, run["gpus"]))
+            gpus = ",".join(run["gpus"])
             memory = "" if run["memory_bytes"] is None else f"{run['memory_bytes'] / 2**30:.1f} GiB"
             state = _cell(run["state"], _ENGINE_STATES.get(run["state"], "yellow"))
             cells = (*about, run["name"], run["processing"])

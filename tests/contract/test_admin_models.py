@@ -77,7 +77,7 @@ async def test_a_model_is_shown_with_all_that_its_workers_know(gateway: Gateway)
         ready=True,
         state="ready",
         since=datetime(2026, 11, 21, 8, tzinfo=UTC),
-        gpus=(0, 1),
+        gpus=("GPU-0", "GPU-1"),
         address="/run/big.sock",
         memory_bytes=2**34,
         load_seconds=40.0,
@@ -94,7 +94,7 @@ async def test_a_model_is_shown_with_all_that_its_workers_know(gateway: Gateway)
     assert (body["state"], body["replicas"], body["settled"]) == ("ready", 1, False)
     first, second = body["workers"]
     assert (first["worker"], first["host"], first["pid"]) == ("w1", "box", 7)
-    assert (first["gpus"], first["address"], first["memory_bytes"]) == ([0, 1], "/run/big.sock", 2**34)
+    assert (first["gpus"], first["address"], first["memory_bytes"]) == (["GPU-0", "GPU-1"], "/run/big.sock", 2**34)
     assert (first["load_seconds"], first["sleep_seconds"], first["wake_seconds"]) == (40.0, 2.0, 1.0)
     assert (first["since"], first["healthy"], first["last_error"]) == ("2026-11-21T08:00:00Z", True, "out of memory")
     assert (second["state"], second["phase"], second["progress"]) == ("starting", "loading", 0.5)

@@ -1,8 +1,8 @@
 """The protocol of an engine: what runs a model, whatever runs behind it."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,54 @@ class Result:
 
 
 Chunk: TypeAlias = Progress | Delta | Result
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes that an engine holds: ``device`` on each of its devices, ``host`` of main memory."""
+
+    device: int
+    host: int
+
+
+@runtime_checkable
+class Loadable(Protocol):
+    """An engine that takes memory and is loaded where it is told to, put to sleep and woken. On top of Engine.
+
+    Nothing runs when ``sleep`` is called, and nothing is run before ``wake`` has returned.
+    """
+
+    gpus: Sequence[str]
+    """Ids of the GPUs that the next start may use; none: the machine's main memory."""
+    gpu_count: int
+    """GPUs that it needs."""
+    on_phase: Callable[[str], None]
+    """Told how far a start is: starting, loading, compiling, ready."""
+
+    @property
+    def address(self) -> str | None:
+        """Where it listens, while it runs."""
+
+    async def unable(self) -> str | None:
+        """Why this machine can never run it, in plain words; None where it can."""
+
+    def need(self, total: int) -> int | None:
+        """Bytes that it will take on a device of ``total`` bytes, where that is known before it has been loaded."""
+
+    async def footprint(self) -> Footprint | None:
+        """What it holds now; None where that cannot be told."""
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether its sleep frees memory, as far as is known."""
+
+    async def sleep(self) -> None:
+        """Raises EngineError where it does not sleep, or its sleep frees nothing: it has to be stopped then."""
+
+    async def wake(self) -> None:
+        """Returns when it has answered a first prompt. Raises EngineError: it has to be started anew then."""
+
+    async def healthy(self) -> bool: ...
 
 
 class Engine(Protocol):

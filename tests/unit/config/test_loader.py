@@ -38,7 +38,7 @@ def test_a_file_that_says_nothing_means_the_defaults(load: Load, tmp_path: Path,
     assert (settings.rate_limit.enabled, settings.rate_limit.requests_per_minute) == (True, 60)
     assert (settings.rate_limit.burst, settings.rate_limit.exempt_roles) == (10, ["service"])
     assert settings.history.retention == 15 * 86400.0
-    assert (settings.auto_switch.enabled, settings.auto_switch.pattern_window_days) == (False, 7)
+    assert (settings.auto_switch.enabled, settings.auto_switch.pattern_window_days) == (True, 7)
     assert settings.models == {}
     assert (settings.defaults.ocr, settings.defaults.chat) == ([], [])
     assert settings.jwt_secret is None
