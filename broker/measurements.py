@@ -12,7 +12,7 @@ from config import ModelSettings
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Of the last time, in bytes (``memory_bytes`` on each device, ``host_bytes`` in main memory asleep) and seconds."""
+    """Of the last time: bytes (``memory_bytes`` on each device, ``host_bytes`` in main memory asleep) and seconds."""
 
     memory_bytes: int | None = None
     host_bytes: int | None = None
