@@ -26,7 +26,7 @@ def _texts(data: object, key: str) -> list[tuple[int, str]]:
 
 
 def inconsistencies(data: Mapping[str, object]) -> list[Finding]:
-    """Aliases that collide, defaults that name no fitting model, exempt roles that do not exist.
+    """Aliases and adapters that collide, defaults that name no fitting model, exempt roles that do not exist.
 
     ``data`` is the file as plain mappings and lists; whatever has the wrong type is passed over.
     """
@@ -36,15 +36,23 @@ def inconsistencies(data: Mapping[str, object]) -> list[Finding]:
 
 def _alias_collisions(models: Mapping[str, object]) -> Iterator[Finding]:
     taken: dict[str, str] = {}
+    for path, alias in _further_names(models):
+        name = str(path[1])
+        if alias in models:
+            yield path, f"{alias!r} is already the name of a model"
+        elif alias in taken:
+            yield path, f"{alias!r} is already another name of {taken[alias]}"
+        else:
+            taken[alias] = name
+
+
+def _further_names(models: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
+    """What requests may say in place of the models' names: aliases, and LoRA adapters."""
     for name, entry in models.items():
         for index, alias in _texts(entry, "aliases"):
-            path: Path = ("models", name, "aliases", index)
-            if alias in models:
-                yield path, f"{alias!r} is already the name of a model"
-            elif alias in taken:
-                yield path, f"{alias!r} is already an alias of {taken[alias]}"
-            else:
-                taken[alias] = name
+            yield ("models", name, "aliases", index), alias
+        for adapter in _mapping(entry, "lora"):
+            yield ("models", name, "lora", adapter), adapter
 
 
 def _wrong_defaults(data: Mapping[str, object], models: Mapping[str, object]) -> Iterator[Finding]:

@@ -232,6 +232,15 @@ class ModelSettings(Section):
     description: str = ""
     """Shown in the list of models."""
 
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Names of LoRA adapters, which requests give in place of the model's."""
+        return frozenset()
+
+    @property
+    def other_names(self) -> frozenset[str]:
+        return self.adapters.union(self.aliases)
+
 
 class TesseractSettings(ModelSettings):
     """OCR on the CPU by Tesseract."""
@@ -299,7 +308,7 @@ class VllmSettings(ModelSettings):
     sleep: bool = True
     """Whether it may sleep on a GPU: its weights wait in main memory and are back in seconds."""
     lora: dict[Name, Annotated[str, StringConstraints(min_length=1)]] = {}
-    """LoRA adapters by name: paths of their weights."""
+    """LoRA adapters: paths of their weights by name. A request that names one in `model` runs with it."""
     python: Annotated[str, StringConstraints(min_length=1)] | None = None
     """Interpreter of the virtual environment that vLLM is installed in; unset: Roundhouse's own."""
     start_timeout: Seconds = 1800.0
@@ -311,6 +320,10 @@ class VllmSettings(ModelSettings):
     """Further arguments for `vllm serve`."""
     env: dict[str, Word] = Field(default={}, repr=False)
     """Further environment variables for `vllm serve`."""
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        return frozenset(self.lora)
 
 
 ModelEntry: TypeAlias = Annotated[
@@ -363,7 +376,11 @@ class Settings(ConfigFile):
     """ADMIN_PASSWORD; None: the gateway generates one and keeps it under ``home``."""
 
     def resolve(self, name: str) -> str | None:
-        """The name of the model that ``name`` (a model's name or alias) stands for, or None."""
+        """The name of the model that ``name`` (a model's name, alias or LoRA adapter) stands for, or None."""
         if name in self.models:
             return name
-        return next((model for model, entry in self.models.items() if name in entry.aliases), None)
+        return next((model for model, entry in self.models.items() if name in entry.other_names), None)
+
+    def adapter(self, name: str | None) -> str | None:
+        """``name``, where it is that of a LoRA adapter."""
+        return name if any(name in entry.adapters for entry in self.models.values()) else None

@@ -66,7 +66,9 @@ async def submit_chat(request: Request) -> Response:
     if earlier := await _earlier(arrival, idempotency):
         return await _replayed(arrival, earlier)
     model, workers = await _model(arrival, "chat", submission.model)
-    return await _submit(arrival, _new_job(arrival, "chat", model, submission.payload, idempotency), workers)
+    adapter = arrival.gateway.settings.adapter(submission.model)
+    payload = submission.payload if adapter is None else {**submission.payload, "adapter": adapter}
+    return await _submit(arrival, _new_job(arrival, "chat", model, payload, idempotency), workers)
 
 
 async def _arrive(request: Request, task: str) -> Arrival:

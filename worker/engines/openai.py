@@ -17,7 +17,7 @@ from config import OpenaiSettings
 from worker.engines.base import Chunk, Delta, Request, Result
 
 # Our own keys in a payload that no upstream knows.
-_OURS = frozenset({"simulate"})
+_OURS = frozenset({"simulate", "adapter"})
 _INPUT_STATUSES = frozenset({400, 404, 405, 413, 415, 422})
 
 

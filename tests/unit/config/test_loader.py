@@ -70,6 +70,19 @@ def test_a_name_or_an_alias_resolves_to_the_model(load: Load) -> None:
     assert [settings.resolve(name) for name in ("m", "gpt-4", "a/b", "M", "")] == ["m", "m", "m", None, None]
 
 
+def test_an_adapter_resolves_to_the_model_that_it_belongs_to(load: Load) -> None:
+    settings = load(model("task: chat", "engine: vllm", "aliases: [big]", "lora: {law: /lora/law}"))
+    assert [settings.resolve(name) for name in ("big", "law")] == ["m", "m"]
+    assert [settings.adapter(name) for name in ("law", "big", "m", None)] == ["law", None, None, None]
+
+
+def test_an_adapter_may_not_be_called_as_another_model(refusal: Refusal) -> None:
+    assert refusal(model("task: chat", "engine: vllm", "aliases: [law]", "lora: {m: /a, law: /b}")) == [
+        "config.yaml:6: models.m.lora.m: 'm' is already the name of a model",
+        "config.yaml:6: models.m.lora.law: 'law' is already another name of m",
+    ]
+
+
 def test_an_added_role_leaves_the_others(load: Load) -> None:
     roles = load("auth: {roles: {batch: {max_priority: low}, user: {max_priority: low}}}").auth.roles
     assert {name: role.max_priority for name, role in roles.items()} == {
@@ -233,8 +246,8 @@ defaults:
 def test_colliding_aliases_and_unfitting_defaults_are_refused(refusal: Refusal) -> None:
     assert refusal(ALIASES) == [
         "config.yaml:3: models.a.aliases[0]: 'b' is already the name of a model",
-        "config.yaml:3: models.a.aliases[2]: 'x' is already an alias of a",
-        "config.yaml:4: models.b.aliases[0]: 'x' is already an alias of a",
+        "config.yaml:3: models.a.aliases[2]: 'x' is already another name of a",
+        "config.yaml:4: models.b.aliases[0]: 'x' is already another name of a",
         "config.yaml:6: defaults.ocr[1]: the task of 'a' is chat, not ocr",
         "config.yaml:6: defaults.ocr[2]: there is no model 'tesseract'",
         "config.yaml:7: defaults.chat[0]: 'x' is an alias: write the model's name, b",
