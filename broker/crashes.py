@@ -50,6 +50,11 @@ class CrashLog:
         """An engine ended by itself. Its jobs have entries of their own where they were charged."""
         await self._add(worker=worker, model=model, code="engine_died", message=reason, outcome="restarted")
 
+    async def add_failed_start(self, worker: str, model: str, reason: str, *, given_up: bool) -> None:
+        """An engine could not be started. When it is given up, only an operator can have it tried again."""
+        outcome = "failed" if given_up else "retried"
+        await self._add(worker=worker, model=model, code="engine_start_failed", message=reason, outcome=outcome)
+
     async def _add(self, *, code: str, message: str, outcome: str, **about: Any) -> None:
         unknown = dict.fromkeys(("job", "model", "attempt", "worker", "stack"))
         entry = {"code": code, "message": message, "outcome": outcome, "details": {}}

@@ -57,6 +57,7 @@ class Guard:
         self._leader = 0
         self._status: int | None = None
         self._deadline: float | None = None
+        self._memory: set[Path] = set()
         become_subreaper()
         self._signals = _signals_as_descriptor()
 
@@ -101,6 +102,9 @@ class Guard:
             elif not in_order:
                 self._kill(everything=False)
             time.sleep(_POLL)
+        # Where the machine is too busy for those that clean up to have come to it in time.
+        for segment in self._memory:
+            segment.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
         assert self._status is not None
         return self._status if self._status >= 0 else 128 - self._status
@@ -126,6 +130,7 @@ class Guard:
         for process in processes():
             ours = process.parent == os.getpid() or process.group == self._leader
             if process.runs and ours and (everything or not process.ignores_sigterm()):
+                self._memory |= process.shared_memory()
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
 

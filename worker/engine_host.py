@@ -1,22 +1,40 @@
-"""Keeps one engine as it is wanted: starts it, starts it again when it dies, and gives up when it cannot be started."""
+"""Has one engine do what its worker decided, one thing at a time, and says what came of it.
+
+Each command changes the state before it returns, so that nobody takes an engine for ready that is not any more; the
+work behind it goes on by itself. What comes next is not decided here but by ``worker.reconciler``.
+"""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Protocol, runtime_checkable
 
 from broker.cancellation import cancel_all
 from broker.desired import Desired
 from broker.errors import EngineError
+from broker.measurements import Measurement
+from broker.registry import ModelState
+from worker.engine_condition import NOT_LOADED, Condition, examine
 from worker.engine_state import EngineState, Lifecycle
-from worker.engines.base import Engine
+from worker.engines.base import Engine, Loadable
+from worker.gpus import HOST
 from worker.reconciler import Actual
 
 log = logging.getLogger(__name__)
 
-Death = Callable[[str, str], Awaitable[None]]
+# What is said of an engine that takes memory until it has been asked whether this machine can run it.
+UNKNOWN = "it is still being found out whether this machine can run it"
+# A start is not shown as done before it is.
+_ALMOST = 0.95
+# Code of an engine's error: its memory is taken by others just now.
+_NO_ROOM = "gpu_memory_short"
+# Seconds until it is tried again.
+_AGAIN = 5.0
+# What an engine holds may grow by this share without being noted again.
+_GROWTH = 1.02
 
 
 @runtime_checkable
@@ -27,141 +45,340 @@ class Mortal(Protocol):
         """Returns how it ended. Only for one that has started."""
 
 
+@runtime_checkable
+class Bounded(Protocol):
+    """An engine that takes no more runs at once than it was started for."""
+
+    max_concurrent: int
+    """Of the next start."""
+
+
+class Listener(Protocol):
+    """Who is told of what happens to an engine. All methods return at once."""
+
+    def changed(self) -> None:
+        """Of its state."""
+
+    def moved(self) -> None:
+        """Its start got further."""
+
+    def died(self, model: str, reason: str) -> None: ...
+
+    def start_failed(self, model: str, reason: str, *, given_up: bool) -> None: ...
+
+    def measured(self, model: str, measured: Measurement) -> None:
+        """Only some of it, maybe."""
+
+
 class EngineHost:
-    """The engine of the model ``name`` on this worker.
+    """The engine of the model ``name`` on this worker. It is stopped at first."""
 
-    ``on_change`` is called after each change of state. ``on_death`` is told the model and the reason of each death,
-    before the engine starts again.
-    """
-
-    def __init__(self, name: str, engine: Engine, on_change: Callable[[], None], on_death: Death) -> None:
+    def __init__(self, name: str, engine: Engine, listener: Listener) -> None:
         self.name = name
         self.engine = engine
-        self._on_change = on_change
-        self._on_death = on_death
+        self.loadable = engine if isinstance(engine, Loadable) else None
+        """The engine, where it takes memory."""
+        self._listener = listener
         self.version = 0
         """Of the Desired that was last acted on, see ``worker.reconciler``."""
         self._life = Lifecycle()
-        self._wanted = True
-        self._backing_off = False
+        self._inability = None if self.loadable is None else UNKNOWN
+        self._gpus: tuple[str, ...] = ()
         self._restarts = 0
         self._resolution: str | None = None
-        self._word = asyncio.Event()
+        self._due = 0.0
+        self._trouble = ""
+        self._last_error: str | None = None
+        self._phase = ""
+        self._began = 0.0
+        self._condition = NOT_LOADED
+        self._noted = 0
+        self._operation: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> EngineState:
         return self._life.state
 
     @property
-    def since(self) -> datetime:
-        return self._life.since
-
-    @property
-    def reason(self) -> str:
-        """Why it is not ready; empty where there is nothing to say."""
-        return self._life.reason
-
-    @property
     def ready(self) -> bool:
         return self._life.state is EngineState.READY
 
-    def actual(self) -> Actual:
+    @property
+    def busy(self) -> bool:
+        return self._operation is not None and not self._operation.done()
+
+    def actual(self, *, idle: bool = False, limit: float = float("inf")) -> Actual:
+        """``idle``: no job runs on it. ``limit``: seconds that a drain may take."""
+        drained_for = (datetime.now(UTC) - self._life.since).total_seconds()
         return Actual(
             self._life.state,
             version=self.version,
             restarts=self._restarts,
             resolution=self._resolution,
-            backing_off=self._backing_off,
+            can_sleep=self.loadable is not None,
+            sleep_frees=self.loadable is not None and self.loadable.can_sleep,
+            waits=monotonic() < self._due,
+            unable=self._inability is not None,
+            busy=self.busy,
+            idle=idle,
+            overdue=drained_for >= limit,
         )
 
-    def start(self, desired: Desired) -> None:
-        """Has it started under what is desired now."""
-        self._restarts, self._resolution = desired.restarts, desired.resolution
-        self.want(True)
+    # Commands.
+
+    def start(self, desired: Desired, gpus: Sequence[str] = (), max_concurrent: int = 1) -> None:
+        """From ``stopped``: under what is desired now, on the devices of those uuids, for so many runs at once."""
+        self._restarts, self._resolution, self._gpus = desired.restarts, desired.resolution, tuple(gpus)
+        if isinstance(self.engine, Bounded):
+            self.engine.max_concurrent = max_concurrent
+        trouble, self._trouble = self._trouble, ""
+        self._to(EngineState.STARTING, trouble)
+        self._begin(self._start())
 
     def drain(self) -> None:
-        """Nothing new from now on. Whoever says so stops it when what runs has ended."""
+        """From ``ready``: nothing new from now on. What comes then is another command."""
         self._to(EngineState.DRAINING)
 
-    def want(self, wanted: bool) -> None:
-        """An operator's or the planner's word. To want what has failed is to try it again."""
-        self._wanted = wanted
-        if self._life.state is EngineState.FAILED:
-            self._to(EngineState.STOPPED)
-        self._word.set()
-        self._word = asyncio.Event()
-
-    async def keep(self) -> None:
-        """Until cancelled; the engine is stopped then by whoever cancels."""
-        while True:
-            if not self._wanted or self._life.state is EngineState.FAILED:
-                await self._word.wait()
-            elif await self._start():
-                await self._serve()
-
-    async def _start(self) -> bool:
-        self._to(EngineState.STARTING)
-        start = asyncio.create_task(self.engine.start())
-        try:
-            while self._wanted and not start.done():
-                await self._word_or(start)
-        finally:
-            await cancel_all([start])
-        if start.cancelled():
-            await self._stop()
-            return False
-        try:
-            start.result()
-        except EngineError as error:
-            await self._back_off(error)
-            return False
-        self._to(EngineState.READY)
-        return True
-
-    async def _back_off(self, error: EngineError) -> None:
-        pause = self._life.start_failed(error.message)
-        self._backing_off = pause is not None
-        log.warning("model %s is not served here: %s", self.name, error.message)
-        self._on_change()
-        if pause is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._word.wait()
-            self._backing_off = False
-
-    async def _stop(self) -> None:
+    def stop(self) -> None:
+        """From any state in which there is something to stop: whatever is under way ends."""
+        under_way = self._operation
         self._to(EngineState.STOPPING)
-        await self.engine.stop()
+        self._begin(self._stop(under_way))
+
+    def sleep(self) -> None:
+        """From ``draining``, when nothing runs."""
+        self._begin(self._sleep())
+
+    def wake(self) -> None:
+        """From ``sleeping``."""
+        self._in_phase("waking")
+        self._begin(self._wake())
+
+    def reset(self) -> None:
+        """From ``failed``: it may be started again."""
         self._to(EngineState.STOPPED)
 
-    async def _serve(self) -> None:
-        """Until it has died or is no more wanted."""
-        death = asyncio.create_task(_death_of(self.engine))
-        try:
-            while self._wanted and not death.done():
-                await self._word_or(death)
-        finally:
-            await cancel_all([death])
-        if death.cancelled():
-            await self._stop()
-        else:
-            await self._died(death.result())
+    async def look(self) -> None:
+        """Asks how the engine is, and of a stopped one whether this machine can run it."""
+        engine, since = self.loadable, self._life.since
+        if engine is None or self.busy:
+            return
+        if self._life.state is EngineState.STOPPED:
+            inability = await engine.unable()
+            if since == self._life.since and inability != self._inability:
+                self._inability = inability
+                self._listener.changed()
+        elif self._life.state in (EngineState.READY, EngineState.SLEEPING, EngineState.DRAINING):
+            condition = await examine(self.name, engine, self._condition)
+            if since == self._life.since:
+                self._is_in(condition)
 
-    async def _word_or(self, task: asyncio.Task[Any]) -> None:
-        word = asyncio.create_task(self._word.wait())
-        try:
-            await asyncio.wait({task, word}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await cancel_all([word])
+    async def close(self) -> None:
+        """Ends the engine and all that is under way."""
+        await cancel_all([task for task in (self._operation, self._watch) if task is not None])
+        await self._failure_of(self.engine.stop())
 
-    async def _died(self, reason: str) -> None:
-        log.error("the engine of %s died: %s", self.name, reason)
+    # What is under way.
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._began = monotonic()
+        self._operation = asyncio.create_task(work)
+        # What was decided while it was under way may have waited for its end.
+        self._operation.add_done_callback(lambda _: self._listener.changed())
+
+    async def _start(self) -> None:
+        if self.loadable is not None:
+            self.loadable.gpus = [gpu for gpu in self._gpus if not gpu.startswith(HOST)]
+            self.loadable.on_phase = self._in_phase
+            self._inability = await self.loadable.unable()
+            if self._inability is not None:
+                self._to(EngineState.STOPPED)
+                return
+        failure = await self._failure_of(self.engine.start())
+        if failure is not None and failure.code == _NO_ROOM:
+            self._to(EngineState.STOPPED)
+            self._waits_for_room(failure.message)
+            return
+        if failure is not None:
+            self._back_off(failure.message)
+            return
+        seconds = monotonic() - self._began
+        self._watch = asyncio.create_task(self._await_death())
+        if self.loadable is not None:
+            self._condition = await examine(self.name, self.loadable)
+        self._to(EngineState.READY)
+        if self.loadable is not None:
+            self._listener.measured(self.name, Measurement(load_seconds=seconds))
+            self._note_memory()
+
+    def _back_off(self, reason: str) -> None:
+        self._last_error = reason
+        pause = self._life.start_failed(reason)
+        self._due = 0.0 if pause is None else monotonic() + pause
+        log.warning("model %s is not served here: %s", self.name, reason)
+        self._listener.start_failed(self.name, reason, given_up=pause is None)
+        self._settle()
+
+    async def _stop(self, under_way: asyncio.Task[None] | None) -> None:
+        if under_way is not None:
+            await cancel_all([under_way])
+        await self._end()
+
+    async def _end(self, reason: str = "") -> None:
+        """From ``stopping``."""
+        if self._watch is not None:
+            await cancel_all([self._watch])
+        failure = await self._failure_of(self.engine.stop())
+        if failure is not None:
+            self._last_error = reason = failure.message
         self._to(EngineState.STOPPED, reason)
-        await self._on_death(self.name, reason)
+
+    async def _sleep(self) -> None:
+        engine = self._loaded()
+        if failure := await self._failure_of(engine.sleep()):
+            await self._give_up(f"it did not sleep and was stopped: {failure.message}")
+            return
+        seconds = monotonic() - self._began
+        self._condition = await examine(self.name, engine)
+        self._to(EngineState.SLEEPING)
+        host = None if self._condition.footprint is None else self._condition.footprint.host
+        self._listener.measured(self.name, Measurement(sleep_seconds=seconds, host_bytes=host))
+
+    async def _wake(self) -> None:
+        engine = self._loaded()
+        failure = await self._failure_of(engine.wake())
+        if failure is not None and failure.code == _NO_ROOM:
+            self._waits_for_room(failure.message)
+            return
+        if failure is not None:
+            await self._give_up(f"it did not wake and starts anew: {failure.message}")
+            return
+        seconds = monotonic() - self._began
+        self._condition = await examine(self.name, engine)
+        self._to(EngineState.READY)
+        self._listener.measured(self.name, Measurement(wake_seconds=seconds))
+
+    def _waits_for_room(self, reason: str) -> None:
+        """Others hold its memory, and nothing is wrong with it: it stays as it is, and no try is counted."""
+        self._last_error = self._life.reason = reason
+        self._due = monotonic() + _AGAIN
+        self._settle()
+
+    def _loaded(self) -> Loadable:
+        assert self.loadable is not None, f"{self.name} cannot sleep"
+        return self.loadable
+
+    async def _give_up(self, reason: str) -> None:
+        self._fails(reason)
+        self._to(EngineState.STOPPING, reason)
+        await self._end(reason)
+
+    def _fails(self, reason: str) -> None:
+        log.error("the engine of %s: %s", self.name, reason)
+        self._last_error = self._trouble = reason
+
+    async def _await_death(self) -> None:
+        reason = await _death_of(self.engine)
+        if self._life.state is EngineState.STOPPING:
+            return  # it was told to end, and says so itself
+        if self._operation is not None and self.busy:
+            self._to(EngineState.STOPPING, reason)  # nobody gives it anything to do in the meantime
+            await cancel_all([self._operation])
+        self._fails(reason)
+        self._to(EngineState.STOPPED, reason)
+        self._listener.died(self.name, reason)
+
+    async def _failure_of(self, work: Awaitable[None]) -> EngineError | None:
+        """Why the engine could not do it."""
+        try:
+            await work
+        except EngineError as error:
+            return error
+        except Exception as error:
+            # Whatever an engine raises that it should not: the model must not hang on our bug.
+            log.exception("the engine of %s raised an unexpected error", self.name)
+            return EngineError(f"{type(error).__name__}: {error}")
+        return None
 
     def _to(self, state: EngineState, reason: str = "") -> None:
         self._life.to(state, reason)
-        self._on_change()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._phase = ""
+        if self._life.state in (EngineState.STOPPED, EngineState.FAILED):
+            self._condition = NOT_LOADED
+        self._listener.changed()
+
+    def _in_phase(self, phase: str) -> None:
+        self._phase = str(phase)
+        self._listener.moved()
+
+    # What is measured and told.
+
+    def _is_in(self, condition: Condition) -> None:
+        news = condition.healthy != self._condition.healthy
+        self._condition = condition
+        if self._life.state is EngineState.READY:
+            self._note_memory()
+        if news:
+            self._listener.moved()
+
+    def _note_memory(self) -> None:
+        """Work may have it take more than it held when it was loaded."""
+        memory = self._condition.memory
+        if memory is not None and memory > self._noted * _GROWTH:
+            self._noted = memory
+            self._listener.measured(self.name, Measurement(memory_bytes=memory))
+
+    def told(self, known: Measurement, need: int | None) -> ModelState:
+        """``known``: what has been measured of the model. ``need``: bytes on each of its devices."""
+        life, engine = self._life, self.loadable
+        stopped = life.state is EngineState.STOPPED
+        state = ModelState(
+            self.ready,
+            self._inability if stopped and self._inability is not None else life.state.value,
+            reason=life.reason,
+            since=life.since,
+            version=self.version,
+            last_error=self._last_error,
+            resolution=None if stopped else self._resolution,
+            phase=self._phase,
+            progress=self._progress(known),
+        )
+        if engine is None:
+            return state
+        return replace(
+            state,
+            managed=True,
+            address=engine.address,
+            healthy=self._condition.healthy,
+            gpus=self._gpus,
+            gpu_count=engine.gpu_count,
+            memory_bytes=self._condition.memory,
+            need_bytes=need,
+            can_sleep=engine.can_sleep,
+            host_bytes=_host_need(known, need, engine),
+            load_seconds=known.load_seconds,
+            sleep_seconds=known.sleep_seconds,
+            wake_seconds=known.wake_seconds,
+        )
+
+    def _progress(self, known: Measurement) -> float | None:
+        """Of a start or a wake, by the time that the last one took."""
+        state = self._life.state
+        whole = {EngineState.STARTING: known.load_seconds, EngineState.SLEEPING: known.wake_seconds}.get(state)
+        if not whole or not self.busy:
+            return None
+        return round(min((monotonic() - self._began) / whole, _ALMOST), 3)
+
+
+def _host_need(known: Measurement, need: int | None, engine: Loadable) -> int:
+    """Bytes of main memory asleep. Until it is measured all that it holds is taken for what it has to keep."""
+    if not engine.can_sleep:
+        return 0
+    return (need or 0) * engine.gpu_count if known.host_bytes is None else known.host_bytes
 
 
 async def _death_of(engine: Engine) -> str:

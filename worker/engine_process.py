@@ -43,6 +43,8 @@ _RECORD_PATIENCE = 60.0
 RECORD = "engine.json"
 # sockaddr_un has room for 107 bytes (unix(7)).
 _SOCKET_LIMIT = 100
+# Engines may have sockets of their own there, which vLLM names by a UUID.
+_LONGEST = "0" * 36
 
 
 class EngineProcess:
@@ -218,7 +220,7 @@ def start_directory(home: Path, name: str) -> Path:
     engines = home / "run" / "engines"
     engines.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix=name.replace("/", "_")[:40] + "-", dir=engines))
-    if len(os.fsencode(directory / "socket")) > _SOCKET_LIMIT:
+    if len(os.fsencode(directory / _LONGEST)) > _SOCKET_LIMIT:
         (directory / "short").symlink_to(tempfile.mkdtemp(prefix="roundhouse-"))
     return directory
 

@@ -40,6 +40,13 @@ class Process:
                     return bool(int(line.split()[1], 16) & 1 << signal.SIGTERM - 1)
         return False
 
+    def shared_memory(self) -> set[Path]:
+        """The segments of Python's ``multiprocessing`` that it has mapped."""
+        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            words = Path(f"/proc/{self.pid}/maps").read_text().split()
+            return {Path(word) for word in words if word.startswith("/dev/shm/psm_")}
+        return set()
+
 
 def processes() -> Iterator[Process]:
     for entry in os.scandir("/proc"):

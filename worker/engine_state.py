@@ -1,13 +1,15 @@
 """The life of an engine as pure code: which states there are, which follow which, and when a start is tried again.
 
-    stopped ──► starting ──► ready ◄──► sleeping
-       ▲           │           │           │
-       │           │       draining        │
-       │           ▼           ▼           │
-       └─────── stopping ◄─────┴───────────┘
+    stopped ──► starting ──► ready ◄───── sleeping
+       ▲           │         │   │        ▲     │
+       │           │         │   ▼        │     │
+       │           │         │  draining ─┘     │
+       │           ▼         ▼   ▼              │
+       └─────── stopping ◄───┴───┴──────────────┘
 
 A start that fails and an engine that dies go to ``stopped``, from which the next start begins; after MAX_STARTS failed
-starts in a row it is ``failed``, until an operator starts or stops it.
+starts in a row it is ``failed``, until an operator acts. It only sleeps when it has drained: what is sent to an engine
+that sleeps hangs.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,11 +41,11 @@ _S = EngineState
 TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
     _S.STOPPED: frozenset({_S.STARTING}),
     _S.STARTING: frozenset({_S.READY, _S.STOPPING, _S.STOPPED, _S.FAILED}),
-    _S.READY: frozenset({_S.SLEEPING, _S.DRAINING, _S.STOPPING, _S.STOPPED}),
+    _S.READY: frozenset({_S.DRAINING, _S.STOPPING, _S.STOPPED}),
     _S.SLEEPING: frozenset({_S.READY, _S.STOPPING, _S.STOPPED}),
-    _S.DRAINING: frozenset({_S.STOPPING, _S.STOPPED}),
+    _S.DRAINING: frozenset({_S.SLEEPING, _S.STOPPING, _S.STOPPED}),
     _S.STOPPING: frozenset({_S.STOPPED}),
-    _S.FAILED: frozenset({_S.STARTING, _S.STOPPED}),
+    _S.FAILED: frozenset({_S.STOPPED}),
 }
 
 

@@ -3,6 +3,7 @@ whether a directory is there."""
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from config import VllmSettings
@@ -18,6 +19,8 @@ _FLAGS: Mapping[str, str] = {
     "dtype": "--dtype",
     "quantization": "--quantization",
 }
+# The default of vLLM 0.32 for --gpu-memory-utilization (vllm/config/cache.py).
+DEFAULT_UTILIZATION = 0.92
 
 
 def weights(settings: VllmSettings, name: str, home: Path) -> Path | None:
@@ -26,10 +29,47 @@ def weights(settings: VllmSettings, name: str, home: Path) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def command(settings: VllmSettings, name: str, model: Path, socket: Path, python: str) -> list[str]:
+def flag(settings: VllmSettings, *names: str) -> str | None:
+    """The value of a flag in the user's own ``args``, under any of its names; the last one wins, as with vLLM."""
+    found = None
+    for word, following in pairwise([*settings.args, ""]):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") in names:
+            found = value if equals else following or None
+    return found
+
+
+def utilization(settings: VllmSettings) -> float:
+    """Share of a GPU's memory that vLLM takes, unless ``memory`` says how much."""
+    told = _number(flag(settings, "--gpu-memory-utilization", "--device-memory-utilization"))
+    return told or settings.gpu_memory_utilization or DEFAULT_UTILIZATION
+
+
+def gpu_count(settings: VllmSettings) -> int:
+    """GPUs in all, of this machine or, with Ray, of several."""
+    tensor = _number(flag(settings, "--tensor-parallel-size", "-tp")) or settings.tensor_parallel_size
+    pipeline = _number(flag(settings, "--pipeline-parallel-size", "-pp")) or settings.pipeline_parallel_size
+    return int(tensor * pipeline)
+
+
+def on_ray(settings: VllmSettings) -> bool:
+    """Whether Ray places the engine's parts, on this machine and others."""
+    return flag(settings, "--distributed-executor-backend") == "ray"
+
+
+def command(
+    settings: VllmSettings,
+    name: str,
+    model: Path,
+    socket: Path,
+    python: str,
+    *,
+    total: int | None = None,
+) -> list[str]:
     """vLLM's OpenAI server on the Unix socket ``socket``, which serves ``model`` as ``name``.
 
-    The user's own ``args`` come last, so that they win.
+    ``total``: bytes of the smallest GPU that it is to use; None: it uses none. The user's own ``args`` come last, so
+    that they win.
     """
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name]
     words += ["--uds", str(socket), "--max-num-seqs", str(settings.max_concurrent)]
@@ -37,19 +77,39 @@ def command(settings: VllmSettings, name: str, model: Path, socket: Path, python
     words += ["--shutdown-timeout", str(math.ceil(settings.timeout))]
     # A line for each request would make the log grow without end.
     words += ["--disable-uvicorn-access-log"]
-    for key, flag in _FLAGS.items():
+    for key, option in _FLAGS.items():
         if (value := getattr(settings, key)) is not None:
-            words += [flag, str(value)]
+            words += [option, str(value)]
+    if total is not None:
+        words += _on_gpu(settings, total)
     if settings.lora:
         paths = {adapter: Path(path).expanduser().absolute() for adapter, path in settings.lora.items()}
         words += ["--enable-lora", "--lora-modules", *(f"{adapter}={path}" for adapter, path in paths.items())]
     return [*words, *settings.args]
 
 
+def _number(value: str | None) -> float | None:
+    """None for what is none: vLLM will say so when it is started with it."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
+
+
+def _on_gpu(settings: VllmSettings, total: int) -> list[str]:
+    words = ["--enable-sleep-mode"] if settings.sleep else []
+    if settings.memory is not None and settings.gpu_memory_utilization is None:
+        # Rounded down: the engine is to take no more than was set apart for it.
+        share = math.floor(min(1.0, settings.memory / total) * 10_000) / 10_000
+        words += ["--gpu-memory-utilization", f"{share:.4f}"]
+    return words
+
+
 def environment(settings: VllmSettings, environ: Mapping[str, str], gpus: Sequence[str] = ()) -> dict[str, str]:
     """``environ`` without Roundhouse's secrets, with what vLLM needs; the user's own ``env`` wins.
 
-    ``gpus``: ids as CUDA_VISIBLE_DEVICES takes them; none: whatever is visible already.
+    ``gpus``: ids as CUDA_VISIBLE_DEVICES takes them; none: whatever is visible already, and so with Ray, which hands
+    the GPUs out itself.
     """
     kept = {key: value for key, value in environ.items() if not key.startswith(_SECRETS)}
     ours = {
@@ -59,5 +119,5 @@ def environment(settings: VllmSettings, environ: Mapping[str, str], gpus: Sequen
         # For sleep and wake. Whoever can reach the socket may do so: the directory is its owner's alone.
         "VLLM_SERVER_DEV_MODE": "1",
     }
-    visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus and not on_ray(settings) else {}
     return kept | ours | visible | settings.env

@@ -16,15 +16,13 @@ from pymongo.errors import PyMongoError
 from broker.broker import Broker
 from broker.cancellation import cancel_all
 from broker.database import farewell
-from broker.desired import Desired
 from broker.job import Document, Job
 from broker.job_updates import taken_over
-from broker.registry import HEARTBEAT, KNOWN, ModelState
+from broker.registry import HEARTBEAT, KNOWN
 from worker.attempt import Attempt, Stop, persist
-from worker.engine_host import EngineHost
 from worker.engines.base import Engine
+from worker.fleet import Fleet
 from worker.isolation import Isolation
-from worker.reconciler import Action, action_for
 from worker.renewal import LeaseKeeper
 
 log = logging.getLogger(__name__)
@@ -57,11 +55,9 @@ class Worker:
         self._broker.feed.on_leased = self._take_over
         # Tokens of the direct leases that were begun: a late notice must not begin one again.
         self._begun: dict[str, None] = {}
-        self._hosts = {
-            name: EngineHost(name, e, self._engine_changed, self._engine_died) for name, e in engines.items()
-        }
+        self._models = list(engines)
+        self._fleet = Fleet(broker, engines, self)
         self._isolation: defaultdict[str, Isolation] = defaultdict(Isolation)
-        self._news = asyncio.Event()
         self._works = False
         self._running: dict[ObjectId, Attempt] = {}
         self._tasks: dict[asyncio.Task[Any], str] = {}
@@ -77,6 +73,7 @@ class Worker:
         if self._draining.is_set():
             self._hurry.set()
         self._draining.set()
+        self._fleet.retire()
         self._broker.feed.claimable.set()
 
     async def run(self) -> None:
@@ -88,8 +85,7 @@ class Worker:
         finally:
             await cancel_all(self._background)
             await self._leases.stop()
-            for host in self._hosts.values():
-                await host.engine.stop()
+            await self._fleet.close()
         try:
             with farewell():
                 await self._broker.registry.remove(self.id)
@@ -107,90 +103,46 @@ class Worker:
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._background.append(task)
+        task.add_done_callback(_report)
         return task
 
     async def _work(self) -> None:
         await self._broker.ready.wait()
         self._works = True
-        log.info("worker %s serves %s", self.id, ", ".join(self._hosts) or "no model")
-        for host in self._hosts.values():
-            self._spawn(host.keep())
+        log.info("worker %s serves %s", self.id, ", ".join(self._models) or "no model")
+        self._spawn(self._fleet.run())
         self._spawn(self._beat())
         self._spawn(self._look_for_leases())
-        self._spawn(self._reconcile())
         await self._claim_until_drained()
 
-    async def _reconcile(self) -> None:
-        """Makes the engines what operators want them to be."""
-        while True:
-            try:
-                desired = await self._broker.desired.all()
-            except PyMongoError as error:
-                log.warning("cannot see what is desired: %s", error)
-            else:
-                for name, host in self._hosts.items():
-                    self._act(host, desired.get(name, Desired(name)))
-            await asyncio.sleep(self._broker.settings.queue.poll_interval)
+    def busy(self, model: str) -> bool:
+        return model in self._tasks.values()
 
-    def _act(self, host: EngineHost, desired: Desired) -> None:
-        # Whoever sees the version takes the state for the answer to it: nothing is awaited between the two.
-        action = action_for(desired, host.actual())
-        host.version = desired.version
-        match action:
-            case Action.START:
-                host.start(desired)
-            case Action.DRAIN:
-                host.drain()
-                self._spawn(self._stop_when_drained(host))
-            case Action.STOP:
-                self._hand_back_all(host.name)
-                host.want(False)
-
-    async def _stop_when_drained(self, host: EngineHost) -> None:
-        running = [task for task, model in self._tasks.items() if model == host.name]
-        if running:
-            await asyncio.wait(running, timeout=self._broker.settings.queue.drain_timeout)
-        self._hand_back_all(host.name)
-        host.want(False)
-
-    def _hand_back_all(self, model: str) -> None:
+    def hand_back(self, model: str) -> None:
         for attempt in list(self._running.values()):
             if attempt.job.model == model:
                 attempt.stop(Stop.DRAIN)
 
-    def _engine_changed(self) -> None:
-        """Everybody is told at once, and what waits for it is claimed."""
-        self._news.set()
-        self._broker.feed.claimable.set()
-
-    async def _engine_died(self, model: str, reason: str) -> None:
-        try:
-            await self._broker.crashes.add_engine_death(self.id, model, reason)
-        except PyMongoError as error:
-            log.warning("the death of the engine of %s is not in the crash log: %s", model, error)
-
-    def _states(self) -> dict[str, ModelState]:
-        return {
-            name: ModelState(host.ready, host.state.value, reason=host.reason, since=host.since, version=host.version)
-            for name, host in self._hosts.items()
-        }
-
-    def _ready(self) -> list[str]:
-        return [name for name, host in self._hosts.items() if host.ready]
-
     async def _beat(self) -> None:
         while True:
-            self._news.clear()
+            self._fleet.news.clear()
             await self._say_alive()
             with suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT):
-                    await self._news.wait()
+                    await self._fleet.news.wait()
 
     async def _say_alive(self) -> bool:
         """Whether the database has heard it."""
         try:
+            devices = await self._fleet.devices()
             await self._broker.registry.heartbeat(
-                self.id, socket.gethostname(), os.getpid(), self._states(), draining=self._draining.is_set()
+                self.id,
+                socket.gethostname(),
+                os.getpid(),
+                self._fleet.states(),
+                draining=self._draining.is_set(),
+                devices=devices,
+                host_memory=self._fleet.host_memory,
             )
         except PyMongoError as error:
             log.warning("no heartbeat: %s", error)
@@ -221,7 +173,7 @@ class Worker:
 
     async def _claim_round(self) -> int:
         claimed = 0
-        for model in self._ready():
+        for model in self._fleet.ready():
             free = await self._free(model)
             if free <= 0 or self._draining.is_set():
                 self._backlog.add(model)
@@ -230,7 +182,7 @@ class Worker:
             (self._backlog.add if claims.more else self._backlog.discard)(model)
             claimed += len(claims.jobs)
             for job in claims.jobs:
-                self._begin(model, job)
+                self._begin_or_release(job)
         return claimed
 
     async def _free(self, model: str) -> int:
@@ -250,7 +202,7 @@ class Worker:
 
     async def _begin_leases(self) -> None:
         try:
-            for job in await self._broker.queue.direct_leases(self.id, list(self._hosts)):
+            for job in await self._broker.queue.direct_leases(self.id, self._models):
                 self._begin_leased(job)
         except PyMongoError as error:
             log.warning("cannot look for direct leases: %s", error)
@@ -266,17 +218,27 @@ class Worker:
         self._begun[job.token] = None
         if len(self._begun) > _REMEMBERED:
             del self._begun[next(iter(self._begun))]
-        if job.model in self._ready() and not self._draining.is_set():
-            self._begin(job.model, job)
+        if self._draining.is_set():
+            self._release(job)
         else:
-            self._attach(persist(lambda: self._broker.queue.release(job)), job.model)
+            self._begin_or_release(job)
 
-    def _begin(self, model: str, job: Job) -> None:
-        attempt = Attempt(self._broker, job, self._hosts[model].engine, self._isolation[model])
+    def _begin_or_release(self, job: Job) -> None:
+        """An engine may have begun to drain while the job was claimed. From here on it is awaited."""
+        if self._fleet.is_ready(job.model):
+            self._begin(job)
+        else:
+            self._release(job)
+
+    def _release(self, job: Job) -> None:
+        self._attach(persist(lambda: self._broker.queue.release(job)), job.model)
+
+    def _begin(self, job: Job) -> None:
+        attempt = Attempt(self._broker, job, self._fleet.engine(job.model), self._isolation[job.model])
         if job.id in self._running:  # a failover has rolled back the claim that it rests on
             self._running[job.id].stop(Stop.LOST)
         self._running[job.id] = attempt
-        self._attach(self._attend(attempt), model)
+        self._attach(self._attend(attempt), job.model)
 
     def _attach(self, work: Coroutine[Any, Any, object], model: str) -> None:
         task = asyncio.create_task(work)
@@ -300,8 +262,10 @@ class Worker:
     def _done(self, task: asyncio.Task[Any]) -> None:
         # Only where more was waiting: an idle queue need not be asked again after each job.
         self._recording.discard(task)
-        if self._tasks.pop(task) in self._backlog:
+        model = self._tasks.pop(task)
+        if model in self._backlog:
             self._broker.feed.claimable.set()
+        self._fleet.job_ended(model)
         if not task.cancelled() and (error := task.exception()):
             log.error("an attempt ended in an error of our own", exc_info=error)
 
@@ -326,3 +290,8 @@ class Worker:
         # Only a database that is away keeps a job from being handed back; its lease will end instead.
         await cancel_all(self._tasks)
         await everything
+
+
+def _report(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a part of the worker has ended in an error of our own", exc_info=error)

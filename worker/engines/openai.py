@@ -4,8 +4,10 @@ Asks for a stream, so that a stalled upstream is noticed, and takes ``finish_rea
 ``data: [DONE]`` alone is sent by servers that were aborted, too.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -18,7 +20,11 @@ from worker.engines.base import Chunk, Delta, Request, Result
 
 # Our own keys in a payload that no upstream knows.
 _OURS = frozenset({"simulate", "adapter"})
+# Seconds between the last event of an answer and the end of its body.
+_END = 0.05
 _INPUT_STATUSES = frozenset({400, 404, 405, 413, 415, 422})
+# What vLLM gives as the reason of an answer that it has broken off.
+_BROKEN_OFF = frozenset({"abort", "error"})
 
 
 class Upstream:
@@ -43,9 +49,11 @@ class Upstream:
         try:
             async with aconnect_sse(self._client, "POST", self._url, json=body) as source:
                 await self._check(source.response)
-                async for event in source.aiter_sse():
+                events = source.aiter_sse()
+                async for event in events:
                     self.heard = monotonic()
                     if event.data == "[DONE]":
+                        await _read_on(events)
                         break
                     if delta := answer.add(_chunk(event)):
                         yield Delta(delta)
@@ -84,6 +92,14 @@ class OpenaiEngine:
 
     def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         return self._upstream.chat(self._model, request.payload)
+
+
+async def _read_on(events: AsyncIterator[ServerSentEvent]) -> None:
+    """To the end of the body, which follows at once: only then is the connection kept for the next request."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END):
+            async for _ in events:
+                """Nothing is said after the end."""
 
 
 def _reason(error: Exception) -> str:
@@ -136,6 +152,8 @@ class _Answer:
     def result(self) -> dict[str, Any]:
         if self._finish_reason is None:
             raise EngineError("The upstream ended its answer without a finish_reason.", code="answer_cut_off")
+        if self._finish_reason in _BROKEN_OFF:
+            raise EngineError(f"The upstream broke its answer off ({self._finish_reason}).", code="answer_cut_off")
         result: dict[str, Any] = {
             "message": {"role": "assistant", "content": "".join(self._text)},
             "finish_reason": self._finish_reason,

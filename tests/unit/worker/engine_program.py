@@ -1,7 +1,9 @@
 """A program with the habits of an engine, good and bad, for the tests of what looks after engines.
 
-``python engine_program.py SOCKET HABIT...``: answers ``GET /health`` on the Unix socket SOCKET and says on standard
-output what it does. Ends by SIGTERM with status 0. Habits:
+``python engine_program.py SOCKET HABIT...``: answers ``GET /health`` on the Unix socket SOCKET, and what else vLLM's
+server does when it is asked for an answer, to sleep, and to wake. Says on standard output what it does. Ends by SIGTERM
+with status 0. Where ENGINE_MEMORY names a file, it writes there what it holds of its GPU: its pid, the GPU's uuid and
+ENGINE_HOLDS bytes, a tenth of them while it sleeps. Habits:
 
 core     has a child in its process group that heeds no SIGTERM
 escaped  has a child in a session of its own that heeds no SIGTERM
@@ -12,13 +14,24 @@ slow     is healthy only at the third question, and logs the phases of a start m
 never    is never healthy
 fails    ends with status 1 and an error
 sick     is unhealthy after the first question, and lives on
+talks    streams an answer without end
+greedy   sleeps, but holds what it held
+awake    says that it went to sleep, but did not
+dull     has no such thing as sleep
+dead     never answers when it is to wake
+dreams   wakes, but ends no answer with a reason
 """
 
+import json
 import os
 import signal
 import sys
+import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
-from socketserver import UnixStreamServer
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from typing import Any
 
 PHASES = (
     "INFO 11-21 07:51:28 [runner.py:68] Starting to load model /x...",
@@ -50,22 +63,89 @@ def child(name: str) -> None:
         signal.pause()
 
 
-class Health(BaseHTTPRequestHandler):
+def hold(share: float) -> None:
+    if path := os.environ.get("ENGINE_MEMORY"):
+        held = int(int(os.environ["ENGINE_HOLDS"]) * share)
+        told = {"pid": os.getpid(), "uuid": os.environ.get("CUDA_VISIBLE_DEVICES"), "bytes": held}
+        Path(path + ".new").write_text(json.dumps(told))
+        Path(path + ".new").replace(path)
+
+
+class Server(ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+class Answers(BaseHTTPRequestHandler):
     asked = 0
+    asleep = False
 
     def do_GET(self) -> None:
-        self.send_response(self.status())
-        self.send_header("Content-Length", "0")
+        if self.path == "/is_sleeping":
+            self.tell(200, {"is_sleeping": Answers.asleep})
+        else:
+            self.tell(self.status())
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        say(f"asked for {self.path}" + (f" of {json.loads(body)['model']}" if body else ""))
+        match self.path:
+            case "/sleep?level=1":
+                self.fall_asleep()
+            case "/wake_up":
+                self.wake()
+            case _ if Answers.asleep:
+                threading.Event().wait()
+            case "/v1/completions":
+                self.tell(
+                    200, {"choices": [{"text": "a", "finish_reason": None if "dreams" in sys.argv else "length"}]}
+                )
+            case _:
+                self.chat()
+
+    def fall_asleep(self) -> None:
+        if "dull" in sys.argv:
+            self.tell(404, {"detail": "Not Found"})
+            return
+        Answers.asleep = "awake" not in sys.argv
+        hold(1.0 if "greedy" in sys.argv else 0.1)
+        self.tell(200)
+
+    def wake(self) -> None:
+        if "dead" in sys.argv:
+            threading.Event().wait()
+        Answers.asleep = False
+        hold(1.0)
+        self.tell(200)
+
+    def chat(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
+        with suppress(BrokenPipeError):
+            while "talks" in sys.argv:
+                self.event({"delta": {"content": "word "}, "finish_reason": None})
+                threading.Event().wait(0.02)
+            self.event({"delta": {"content": "answer"}, "finish_reason": "stop"})
+
+    def event(self, choice: dict[str, Any]) -> None:
+        self.wfile.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+        self.wfile.flush()
+
+    def tell(self, status: int, body: dict[str, Any] | None = None) -> None:
+        content = b"" if body is None else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def status(self) -> int:
-        Health.asked += 1
+        Answers.asked += 1
         if "never" in sys.argv:
             return 404
         if "sick" in sys.argv:
-            return 200 if Health.asked == 1 else 503
-        if "slow" in sys.argv and Health.asked <= len(PHASES):
-            say(PHASES[Health.asked - 1])
+            return 200 if Answers.asked == 1 else 503
+        if "slow" in sys.argv and Answers.asked <= len(PHASES):
+            say(PHASES[Answers.asked - 1])
             return 404
         return 200
 
@@ -85,7 +165,8 @@ def main() -> None:
     for name in ("tracker", "worker", "core", "escaped"):
         if name in sys.argv:
             child(name)
-    with UnixStreamServer(sys.argv[1], Health) as server:
+    hold(1.0)
+    with Server(sys.argv[1], Answers) as server:
         say("up")
         server.serve_forever()
 

@@ -11,7 +11,7 @@ WAYS: dict[EngineState, list[EngineState]] = {
     S.STOPPED: [],
     S.STARTING: [S.STARTING],
     S.READY: [S.STARTING, S.READY],
-    S.SLEEPING: [S.STARTING, S.READY, S.SLEEPING],
+    S.SLEEPING: [S.STARTING, S.READY, S.DRAINING, S.SLEEPING],
     S.DRAINING: [S.STARTING, S.READY, S.DRAINING],
     S.STOPPING: [S.STARTING, S.READY, S.STOPPING],
     S.FAILED: [S.STARTING, S.FAILED],
@@ -22,17 +22,16 @@ ALLOWED = {
     (S.STARTING, S.STOPPING),
     (S.STARTING, S.STOPPED),
     (S.STARTING, S.FAILED),
-    (S.READY, S.SLEEPING),
     (S.READY, S.DRAINING),
     (S.READY, S.STOPPING),
     (S.READY, S.STOPPED),
     (S.SLEEPING, S.READY),
     (S.SLEEPING, S.STOPPING),
     (S.SLEEPING, S.STOPPED),
+    (S.DRAINING, S.SLEEPING),
     (S.DRAINING, S.STOPPING),
     (S.DRAINING, S.STOPPED),
     (S.STOPPING, S.STOPPED),
-    (S.FAILED, S.STARTING),
     (S.FAILED, S.STOPPED),
 }
 
@@ -89,6 +88,7 @@ def test_an_operators_start_begins_the_count_anew() -> None:
     for _ in range(MAX_STARTS):
         lifecycle.to(S.STARTING)
         lifecycle.start_failed("bad flag")
+    lifecycle.to(S.STOPPED)
     lifecycle.to(S.STARTING)
     assert lifecycle.start_failed("bad flag") == backoff(1)
 

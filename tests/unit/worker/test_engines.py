@@ -7,16 +7,16 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from broker.errors import EngineError, EngineInputError, EngineUnavailable
+from broker.errors import EngineError, EngineInputError, EngineNotRunning, EngineUnavailable
 from config import OpenaiSettings, SimulatorSettings
 from tests.conditions import eventually
 from tests.system import free_port
-from worker.engines.base import Delta, Engine, Request, Result
+from worker.engines.base import Delta, Engine, Footprint, Loadable, Request, Result
 from worker.engines.openai import OpenaiEngine
-from worker.engines.simulator import Simulator
+from worker.engines.simulator import LoadableSimulator, Simulator
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0.0}
 
@@ -73,6 +73,52 @@ async def test_garbage_ends_without_a_result() -> None:
     assert (await run(simulator(), request(simulate={"fault": "garbage", "after": 2})))[1] is None
 
 
+def loadable(**options: Any) -> LoadableSimulator:
+    settings = {"tokens_per_second": 10_000, "tokens": 5, "memory": 1000} | options
+    return LoadableSimulator(SimulatorSettings(task="chat", engine="simulator", **settings))
+
+
+async def test_a_simulator_that_takes_memory_is_loaded_put_to_sleep_and_woken() -> None:
+    engine = loadable()
+    assert isinstance(engine, Loadable)
+    assert not isinstance(simulator(), Loadable)
+    assert (await engine.unable(), engine.need(5000), await engine.healthy()) == (None, 1000, False)
+    with pytest.raises(EngineNotRunning):
+        await run(engine, request())
+    await engine.start()
+    assert (await engine.footprint(), await engine.healthy()) == (Footprint(1000, 0), True)
+    await engine.sleep()
+    assert (await engine.footprint(), await engine.healthy()) == (Footprint(0, 1000), True)
+    await engine.wake()
+    assert await run(engine, request()) == await run(simulator(), request())
+    await engine.stop()
+    assert (await engine.footprint(), await engine.healthy()) == (Footprint(0, 0), False)
+
+
+async def test_a_simulator_takes_its_time_to_load_and_a_tenth_of_it_to_wake() -> None:
+    engine, phases, loop = loadable(load_time=0.5), [], asyncio.get_running_loop()
+    engine.on_phase = phases.append
+    began = loop.time()
+    await engine.start()
+    started = loop.time()
+    await engine.sleep()
+    await engine.wake()
+    assert phases == ["starting", "loading"]
+    assert started - began >= 0.5
+    assert 0.05 <= loop.time() - started < 0.4
+
+
+async def test_what_is_sent_to_a_simulator_that_sleeps_hangs_until_it_is_woken() -> None:
+    engine = loadable()
+    await engine.start()
+    await engine.sleep()
+    sent = asyncio.ensure_future(run(engine, request()))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(sent), 0.2)
+    await engine.wake()
+    assert (await sent)[1] is not None
+
+
 async def _is_true(value: bool) -> bool:
     return value
 
@@ -126,9 +172,33 @@ async def test_an_upstreams_stream_becomes_the_result() -> None:
     assert "simulate" not in asked[0]
 
 
-async def test_done_without_a_finish_reason_is_a_failure() -> None:
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_connection_is_kept_where_the_stream_ends_and_no_answer_waits_for_one_that_does_not(ends: bool) -> None:
+    connections: set[Any] = set()
+    for_ever = asyncio.Event()
+
+    async def events() -> AsyncIterator[str]:
+        for event in (piece("Good day"), piece(None, "stop"), "[DONE]"):
+            yield f"data: {event}\n\n"
+            await asyncio.sleep(0)  # each is sent by itself
+        if not ends:
+            await for_ever.wait()
+
     async def answer(http: HttpRequest) -> Response:
-        return sse(piece("Good"), "[DONE]")
+        connections.add(http.client)
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async with upstream(answer) as engine:
+        for _ in range(3):
+            assert (await run(engine, request()))[0] == "Good day"
+        for_ever.set()
+    assert len(connections) == (1 if ends else 3)
+
+
+@pytest.mark.parametrize("reason", [None, "abort", "error"])
+async def test_done_without_the_reason_of_a_finished_answer_is_a_failure(reason: str | None) -> None:
+    async def answer(http: HttpRequest) -> Response:
+        return sse(piece("Good"), piece("day", reason), "[DONE]")
 
     async with upstream(answer) as engine:
         with pytest.raises(EngineError) as failure:

@@ -2,8 +2,9 @@ from pathlib import Path
 from typing import Any
 
 from config import VllmSettings
-from worker.vllm_command import command, environment, weights
+from worker.vllm_command import command, environment, gpu_count, on_ray, utilization, weights
 
+GIB = 2**30
 MODEL, SOCKET = Path("/models/tiny"), Path("/run/engine/socket")
 
 
@@ -11,8 +12,8 @@ def settings(**options: Any) -> VllmSettings:
     return VllmSettings.model_validate({"task": "chat", "engine": "vllm"} | options)
 
 
-def words(**options: Any) -> list[str]:
-    return command(settings(**options), "tiny", MODEL, SOCKET, "/venv/bin/python")
+def words(*, total: int | None = None, **options: Any) -> list[str]:
+    return command(settings(**options), "tiny", MODEL, SOCKET, "/venv/bin/python", total=total)
 
 
 def value(line: list[str], flag: str) -> str:
@@ -62,6 +63,43 @@ def test_lora_adapters_are_named_with_their_paths() -> None:
 
 def test_the_users_own_arguments_come_last_so_that_they_win() -> None:
     assert words(args=["--max-num-seqs", 99], dtype="half")[-2:] == ["--max-num-seqs", "99"]
+
+
+def test_on_a_gpu_it_may_sleep_unless_the_entry_forbids_it() -> None:
+    assert "--enable-sleep-mode" in words(total=80 * GIB)
+    assert "--enable-sleep-mode" not in words(total=80 * GIB, sleep=False)
+    assert "--enable-sleep-mode" not in words(), "on the CPU vLLM refuses the flag"
+
+
+def test_memory_in_bytes_becomes_a_share_of_the_gpu_that_is_no_larger() -> None:
+    assert value(words(total=81559 * 2**20, memory="20GB"), "--gpu-memory-utilization") == "0.2511"
+    assert 20 * GIB >= 0.2511 * 81559 * 2**20
+    assert value(words(total=8 * GIB, memory="20GB"), "--gpu-memory-utilization") == "1.0000"
+    assert "--gpu-memory-utilization" not in words(memory="20GB"), "on the CPU it is a share of something else"
+    assert value(words(total=80 * GIB, memory="20GB", gpu_memory_utilization=0.3), "--gpu-memory-utilization") == "0.3"
+
+
+def test_the_share_is_the_users_the_entrys_or_vllms_default() -> None:
+    assert utilization(settings()) == 0.92
+    assert utilization(settings(gpu_memory_utilization=0.5)) == 0.5
+    assert utilization(settings(gpu_memory_utilization=0.5, args=["--gpu-memory-utilization", "0.7"])) == 0.7
+    assert utilization(settings(args=["--gpu_memory_utilization=0.6"])) == 0.6
+    assert utilization(settings(args=["--gpu-memory-utilization"])) == 0.92, "vLLM will name the bad flag"
+    assert utilization(settings(args=["--gpu-memory-utilization", "much"])) == 0.92
+
+
+def test_gpus_are_those_of_all_parts_of_the_model() -> None:
+    assert gpu_count(settings()) == 1
+    assert gpu_count(settings(tensor_parallel_size=4, pipeline_parallel_size=2)) == 8
+    assert gpu_count(settings(args=["-tp", 2, "--pipeline-parallel-size=3"])) == 6
+
+
+def test_ray_hands_out_the_gpus_itself() -> None:
+    ray = settings(args=["--distributed-executor-backend", "ray"])
+    assert on_ray(ray)
+    assert on_ray(settings(args=["--distributed_executor_backend=ray"]))
+    assert not on_ray(settings(args=["--distributed-executor-backend", "mp"]))
+    assert "CUDA_VISIBLE_DEVICES" not in environment(ray, {}, ["GPU-abc"])
 
 
 def test_the_engine_learns_none_of_roundhouses_secrets() -> None:

@@ -2,42 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import AsyncGenerator
+from datetime import timedelta
 from typing import Any
 
-import pytest
 from pymongo import MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 
-from broker import registry
-from broker.broker import Broker
 from broker.errors import EngineDied
 from broker.job import Job, NewJob
-from broker.queue import JobQueue
-from config import Settings
 from tests.conditions import eventually
-from tests.deployments import default_config, make_settings
-from worker.engines.base import Chunk, Engine, Progress, Request, Result
-from worker.worker import Worker, new_identity
-
-MODEL = "simulator"
-LEASE = 1.0
-Configure = Callable[..., Settings]
-
-
-@pytest.fixture
-def configure(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Configure:
-    def make(lease: float = LEASE, **model: Any) -> Settings:
-        config = default_config()
-        config["queue"]["lease"] = lease
-        config["queue"]["drain_timeout"] = 60
-        config["models"][MODEL] |= model
-        return make_settings(tmp_path, mongod_uri, database.name, config)
-
-    return make
+from tests.unit.worker.workers import LEASE, MODEL, Configure, ended, leased_to, serves, submitted, working
+from worker.engines.base import Chunk, Progress, Request, Result
+from worker.worker import new_identity
 
 
 class Idle:
@@ -101,34 +78,6 @@ class Pages(Idle):
         yield Result({"pages": 3})
 
 
-@asynccontextmanager
-async def working(settings: Settings, engine: Engine) -> AsyncIterator[tuple[Broker, Worker]]:
-    assert settings.mongodb.uri is not None
-    broker = await Broker.open(settings, worker=new_identity())
-    broker.start()
-    worker = Worker(broker, {MODEL: engine})
-    running = asyncio.create_task(worker.run())
-    await broker.ready.wait()
-    try:
-        yield broker, worker
-    finally:
-        worker.drain()
-        await running
-        await broker.close()
-
-
-async def submitted(broker: Broker) -> Job:
-    return await broker.queue.submit(NewJob("chat", MODEL, "ann", {}))
-
-
-async def ended(broker: Broker, job: Job) -> Job:
-    async def has_ended() -> bool:
-        return (await broker.reader.get(str(job.id), None)).status.terminal
-
-    await eventually(has_ended, within=30)
-    return await broker.reader.get(str(job.id), None)
-
-
 def test_each_start_of_a_worker_is_another_worker() -> None:
     """On the same host, and in a process of the same number, as in a container that starts again."""
     assert new_identity() != new_identity()
@@ -189,20 +138,6 @@ async def test_the_timeout_counts_for_each_page_and_not_for_the_document(configu
     assert (job.status, job.result) == ("completed", {"pages": 3})
 
 
-async def leased_to(worker: Worker, settings: Settings, broker: Broker) -> Job:
-    """A job that a gateway leases to the worker as it is stored."""
-
-    async def known() -> list[registry.Worker]:
-        now = datetime.now(UTC)
-        state = registry.ModelState(ready=True, state="ready")
-        return [registry.Worker(worker.id, "here", 1, now, now, False, {MODEL: state})]
-
-    gate = JobQueue(broker.database, settings.models, settings.queue, workers=known)
-    job = await gate.submit(NewJob("chat", MODEL, "ann", {}))
-    assert job.worker == worker.id
-    return job
-
-
 class Counting(Idle):
     """Counts how often it runs."""
 
@@ -212,13 +147,6 @@ class Counting(Idle):
     async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         self.runs += 1
         yield Result({"run": self.runs, "attempt": request.attempt})
-
-
-async def serves(broker: Broker) -> None:
-    async def ready() -> bool:
-        return any(worker.serves(MODEL) for worker in await broker.registry.live_workers())
-
-    await eventually(ready)
 
 
 async def test_a_direct_lease_whose_notice_was_lost_is_found(configure: Configure) -> None:
@@ -325,3 +253,13 @@ async def test_a_job_that_kills_its_engine_is_found_and_its_neighbours_are_not_c
 
 async def _holds(engine: Mortal, names: set[str]) -> bool:
     return names in engine.beside
+
+
+async def test_a_worker_says_what_memory_its_machine_has(configure: Configure) -> None:
+    async with working(configure(), Counting()) as (broker, worker):
+        await serves(broker)
+        (known,) = await broker.registry.live_workers()
+    assert known.id == worker.id
+    assert known.host_memory > 0
+    assert all(device.total >= device.free > 0 for device in known.devices)
+    assert known.devices
