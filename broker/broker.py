@@ -17,13 +17,16 @@ from broker.desired import DesiredModels
 from broker.feed import JobFeed
 from broker.files import FileStore
 from broker.lanes import Lanes
+from broker.measurements import Measurements
 from broker.mongod import EmbeddedMongod, MongodKeeper
 from broker.parameters import LiveModels
+from broker.plans import Plans
 from broker.positions import Positions
 from broker.queue import JobQueue
 from broker.reader import JobReader
 from broker.registry import Registry
-from broker.usage import Usage
+from broker.switching import Switching
+from broker.usage import Usage, habits
 from config import Settings
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ class Broker:
         self.registry = Registry(database)
         workers = self.registry.known_workers if worker is None else None
         self.desired = DesiredModels(database)
+        self.plans = Plans(database)
+        self.measurements = Measurements(database, settings.models)
         self.models = LiveModels(settings.models, database)
         self.queue = JobQueue(database, self.models, settings.queue, lanes, workers)
         self.positions = Positions(database, lanes)
@@ -66,16 +71,23 @@ class Broker:
 
     def _make_clockwork(self, settings: Settings) -> Clockwork:
         reaper = Reaper(self.queue, self.crashes, settings.queue.lease)
+        switching = Switching(self.database, settings, self.leadership)
         cleaner = Cleaner(self.database, self.files, settings.history.retention)
         tasks = [
             Task("reap", 1.0, reaper.tick),
             Task("promote", 1.0, self.queue.promote),
+            Task("plan", 1.0, switching.tick),
             Task("bury", 10.0, partial(bury_workers, self.registry, self.crashes, reaper)),
             Task("usage", 60.0, self.usage.roll_up),
             Task("clean", 300.0, cleaner.clean),
             Task("sweep", 600.0, self.files.sweep),
         ]
-        return Clockwork(self.leadership, tasks, reaper.forget)
+
+        def follow() -> None:
+            reaper.forget()
+            switching.forget()
+
+        return Clockwork(self.leadership, tasks, follow)
 
     @classmethod
     async def open(cls, settings: Settings, *, worker: str | None = None) -> "Broker":
@@ -97,7 +109,8 @@ class Broker:
     async def _prepare(self, preparations: tuple[Preparation, ...]) -> None:
         while not self.ready.is_set():
             try:
-                await ensure_schema(self.database, self.settings.history.retention)
+                kept = self.settings.history.retention, habits(self.settings.auto_switch.pattern_window_days)
+                await ensure_schema(self.database, *kept)
                 await self.models.refresh()
                 for prepare in preparations:
                     await prepare()

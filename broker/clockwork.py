@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from broker.crashes import CrashLog
@@ -30,12 +31,16 @@ _NAME = "clockwork"
 
 
 class Leadership:
-    """A lease document on the database's clock. ``epoch`` grows with each change of holder."""
+    """A lease document on the database's clock. ``epoch`` grows with each change of holder: of any two that believe to
+    hold the lease, the one with the greater epoch does.
+    """
 
     def __init__(self, database: Database) -> None:
         self._locks = database.locks
         self._me = uuid.uuid4().hex
         self.held = False
+        self.epoch = 0
+        """Of the time that this process holds the lease for, or last did."""
 
     async def seek(self, runs: Sequence[Mapping[str, Any]] = ()) -> bool:
         """Takes or renews the lease, with what to tell of the last runs; whether this process holds it now."""
@@ -43,16 +48,20 @@ class Leadership:
         free = {"$or": [mine, {"$lte": ["$expires_at", "$$NOW"]}]}
         expires = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(LEASE * 1000)}}
         epoch = {"$cond": [mine, "$epoch", {"$add": ["$epoch", 1]}]}
-        written = await self._locks.update_one(
+        lease = await self._locks.find_one_and_update(
             {"_id": _NAME, "$expr": free},
             [
                 {"$set": {"epoch": epoch}},
                 {"$set": {"holder": self._me, "expires_at": expires, "runs": {"$literal": list(runs)}}},
             ],
+            projection={"epoch": 1},
+            return_document=ReturnDocument.AFTER,
         )
-        self.held = written.matched_count == 1
-        if not self.held:
+        if lease is None:
+            self.held = False
             await self._create()
+        else:
+            self.held, self.epoch = True, lease["epoch"]
         return self.held
 
     async def look(self) -> Mapping[str, Any] | None:

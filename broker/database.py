@@ -177,15 +177,18 @@ _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
 TTL_MARGIN = 86_400.0
 
 
-async def ensure_schema(database: Database, retention: float) -> None:
-    """Creates what is missing. Safe to run in many processes at once. ``retention`` in seconds."""
+async def ensure_schema(database: Database, retention: float, habits: float = 0.0) -> None:
+    """Creates what is missing. Safe to run in many processes at once.
+
+    In seconds: ``retention`` of what has ended, and ``habits``, how long usage is kept at least.
+    """
     net = retention + TTL_MARGIN
     for name, (keys, options) in _JOB_INDEXES.items():
         await database.jobs.create_index(keys, name=name, **options)
     await _ensure_ttl(database.jobs, "finished_at", net)
     await database.crashes.create_index([("model", 1), ("at", -1)], name="model")
     await _ensure_ttl(database.crashes, "at", net)
-    await _ensure_ttl(database.usage, "hour", net)
+    await _ensure_ttl(database.usage, "hour", max(net, habits + TTL_MARGIN))
     await _ensure_ttl(database.workers, "last_seen", net)
     await _ensure_ttl(database.missing_models, "last_seen", net)
 

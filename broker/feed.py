@@ -28,9 +28,9 @@ _BACK = {"operationType": "update", "updateDescription.updatedFields.lane": {"$e
 
 
 def _for_clients() -> list[Document]:
-    """All that the end has changed only where that tells the whole story, see ``job_updates.after_end``."""
+    """All that the end has changed only where that may tell the whole story, see ``job_updates.after_end``."""
     changed = "$updateDescription.updatedFields"
-    told = {"$cond": [{"$gt": [f"{changed}.attempts", None]}, changed, {"status": f"{changed}.status"}]}
+    told = {"$cond": [{"$gt": [f"{changed}.ended_by", None]}, changed, {"status": f"{changed}.status"}]}
     return [{"$match": _ENDED}, {"$project": {"documentKey": 1, "updateDescription": {"updatedFields": told}}}]
 
 

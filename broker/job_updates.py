@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import Timestamp
+from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError, WriteError
 
 from broker.clock import to_the_millisecond
@@ -68,17 +69,32 @@ def leased_document(document: Document, lease: Document) -> Document:
     return leased
 
 
-def after_end(job: Job, changes: Document) -> Job | None:
-    """The job as it was submitted, with what its end has changed; None where other writes came in between.
+def end_of(job: Job, status: Status) -> Document:
+    """Of the end of an attempt, which says by its token which one it was."""
+    return {"status": status.value, "ended_by": job.token, "attempts": job.attempts}
 
-    None did where the end is the first to count the attempt, see ``broker.direct``.
+
+def completion(job: Job, result: Mapping[str, Any]) -> UpdateOne:
+    changes = {
+        "$set": {**end_of(job, Status.COMPLETED), **result},
+        "$unset": dict.fromkeys(OPEN, ""),
+        "$currentDate": {"finished_at": True},
+    }
+    return UpdateOne(fence(job), changes)
+
+
+def after_end(job: Job, changes: Document) -> Job | None:
+    """The job as it was submitted, with what its end has changed; None where there may be more to tell.
+
+    There is not where the attempt that was begun with the submit has ended it (see ``broker.direct``): whatever else
+    was written meanwhile was its lease. Of documents there may be progress, too.
     """
-    if "attempts" not in changes:
+    if job.token is None or changes.get("ended_by") != job.token or job.file is not None:
         return None
     return replace(
         job,
         status=Status(changes["status"]),
-        attempts=changes["attempts"],
+        attempts=1,
         finished_at=changes["finished_at"],
         slot=None,
         errors=tuple(changes.get("errors", ())),

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bson import ObjectId
-from pymongo import UpdateOne
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
 from broker.database import HEALED, SLOT_INDEX, Database
@@ -26,6 +25,8 @@ from broker.job_updates import (
     HELD,
     OPEN,
     claimed_job,
+    completion,
+    end_of,
     error_entry,
     fence,
     from_now,
@@ -277,17 +278,7 @@ class JobQueue:
 
     async def _complete(self, completions: Sequence[tuple[Job, Mapping[str, Any]]]) -> list[bool]:
         """One durable command for all; whether each write stands."""
-        writes = [
-            UpdateOne(
-                fence(job),
-                {
-                    "$set": {"status": Status.COMPLETED.value, "attempts": job.attempts, **result},
-                    "$unset": dict.fromkeys(OPEN, ""),
-                    "$currentDate": {"finished_at": True},
-                },
-            )
-            for job, result in completions
-        ]
+        writes = [completion(job, result) for job, result in completions]
         written = await self._jobs.bulk_write(writes, ordered=False)
         if written.matched_count == len(writes):
             for job, _ in completions:
@@ -319,7 +310,7 @@ class JobQueue:
 
     async def _finish(self, job: Job, status: Status, changes: Mapping[str, Any], fence: Mapping[str, Any]) -> bool:
         update: list[dict[str, Any]] = [
-            {"$set": {"status": status.value, "attempts": job.attempts, "finished_at": "$$NOW", **changes}},
+            {"$set": {**end_of(job, status), "finished_at": "$$NOW", **changes}},
             {"$unset": OPEN},
         ]
         written = await self._jobs.update_one(fence, update)

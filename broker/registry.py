@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,7 +38,8 @@ class ModelState:
     ``managed``: its engine takes memory, and is loaded and unloaded by orders (``broker.plans``). The rest is of such
     ones only. ``gpus``: uuids of the devices that it is on, or was on last. ``memory_bytes``: what it holds on each of
     them now. ``need_bytes``: what it takes on each of ``gpu_count`` devices when it is ready; None while nobody knows.
-    ``can_sleep``: sleeping frees most of that, for ``host_bytes`` of main memory.
+    ``can_sleep``: sleeping frees most of that, for ``host_bytes`` of main memory. ``loadable``: it has not failed, and
+    no operator keeps it from being loaded.
     """
 
     ready: bool
@@ -62,6 +63,7 @@ class ModelState:
     need_bytes: int | None = None
     can_sleep: bool = False
     host_bytes: int = 0
+    loadable: bool = False
 
     @property
     def able(self) -> bool:
@@ -101,6 +103,10 @@ class Worker:
     def serves(self, model: str) -> bool:
         state = self.models.get(model)
         return state is not None and state.ready and not self.draining
+
+    def could_load(self, model: str) -> bool:
+        state = self.models.get(model)
+        return state is not None and state.loadable and not self.draining
 
 
 class Registry:
@@ -225,11 +231,15 @@ def _worker(document: Mapping[str, Any]) -> Worker:
     )
 
 
-def first_available(preferences: Sequence[str], workers: Iterable[Worker]) -> str | None:
-    """The model for a request that names none: the first that a live worker serves.
+def first_available(
+    preferences: Sequence[str], workers: Iterable[Worker], loaded_on_demand: Container[str] = ()
+) -> str | None:
+    """The model for a request that names none: the first that a live worker serves or that is loaded on demand.
 
-    Where none is served just now it is the last one, which by custom asks the least of a machine.
+    Where there is none just now it is the last one, which by custom asks the least of a machine.
     """
     workers = list(workers)
-    served = (model for model in preferences if any(worker.serves(model) for worker in workers))
+    served = (
+        model for model in preferences if model in loaded_on_demand or any(worker.serves(model) for worker in workers)
+    )
     return next(served, preferences[-1] if preferences else None)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from broker.desired import Desired, settled
 from broker.errors import ModelNotFound
 from broker.parameters import SAMPLING, Parameters
-from config import ModelSettings
+from config import ModelSettings, SimulatorSettings, VllmSettings
 from gateway.auth import Principal, require_role
 from gateway.body import parse_json, read_body, validated
 from gateway.context import Context, context, json_body
@@ -27,6 +27,7 @@ from gateway.problems import Problem
 from gateway.query import flag
 from gateway.schemas import ModelList, WorkerList
 from gateway.submissions import wait_seconds
+from gateway.switch_views import misfit
 
 log = logging.getLogger(__name__)
 
@@ -159,17 +160,22 @@ def _named(gateway: Context, asked: str) -> str:
 
 
 def _require_sleeper(gateway: Context, name: str) -> None:
-    engine = gateway.settings.models[name].engine
-    if engine != "vllm":
-        raise Problem("action_not_supported", f"{name} runs on {engine}, which cannot sleep.", model=name)
+    entry = gateway.settings.models[name]
+    if not isinstance(entry, VllmSettings) and not (isinstance(entry, SimulatorSettings) and entry.memory is not None):
+        raise Problem("action_not_supported", f"{name} runs on {entry.engine}, which cannot sleep.", model=name)
 
 
 async def _require_able(gateway: Context, name: str) -> None:
-    """Raises Problem ``cannot_start`` with the workers' reasons where none of them could serve the model."""
+    """Raises Problem ``cannot_start`` with the reasons where no worker could serve the model, or has the memory."""
     states = states_of(name, await gateway.broker.registry.live_workers())
-    if any(state.able for state in states):
+    reasons = sorted({state.state for state in states if not state.able})
+    if any(state.ready for state in states):
         return
-    reasons = sorted({state.state for state in states})
+    if any(state.able for state in states):
+        reason = misfit(name, (await gateway.broker.plans.look()).overview)
+        if reason is None:
+            return
+        reasons = [reason]
     told = "; ".join(reasons) or "no live worker serves it; start one by `roundhouse worker`"
     raise Problem("cannot_start", f"{name} cannot be started: {told}.", model=name, reasons=[*reasons])
 
@@ -216,10 +222,11 @@ def _require_changeable(entry: ModelSettings, name: str, data: dict[str, Any]) -
 
 
 async def _sight(gateway: Context, names: Sequence[str]) -> Sight:
-    counts, desired, alive = await asyncio.gather(
-        open_counts(gateway, list(names)), gateway.broker.desired.all(), gateway.broker.registry.live_workers()
+    broker = gateway.broker
+    counts, desired, alive, plan = await asyncio.gather(
+        open_counts(gateway, list(names)), broker.desired.all(), broker.registry.live_workers(), broker.plans.look()
     )
-    return Sight(gateway.broker.models, desired, alive, counts)
+    return Sight(broker.models, desired, alive, counts, plan)
 
 
 async def _answer(gateway: Context, name: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

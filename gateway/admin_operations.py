@@ -7,6 +7,7 @@ from broker.parameters import Parameters
 from gateway.openapi import Answer, Operation, Operations, Parameter
 from gateway.payloads import Resolution, ResolutionRequest
 from gateway.schemas import (
+    AutoSwitch,
     CrashList,
     MissingModelList,
     ModelBody,
@@ -151,6 +152,13 @@ _MODEL_OPERATIONS: Operations = {
             "model_not_found",
             "payload_too_large",
         ),
+        role="admin",
+    ),
+    ("GET", "/admin/auto-switch"): Operation(
+        tag="admin",
+        summary="Which models are loaded, and why: decisions, what waits, forecast, memory",
+        description="Of the models whose engines take memory, as the process that plans has last told.",
+        answers=(Answer(200, "The plan", AutoSwitch),),
         role="admin",
     ),
     ("GET", "/admin/workers"): Operation(

@@ -1,5 +1,7 @@
 """Which model serves a request, and whether it has room."""
 
+from collections.abc import Sequence
+
 from broker.errors import ModelNotFound
 from broker.registry import Worker, first_available
 from gateway.auth import Principal
@@ -10,14 +12,14 @@ from gateway.problems import Problem
 async def choose_model(
     gateway: Context, task: str, asked: str | None, principal: Principal, workers: list[Worker]
 ) -> str:
-    """The model that the request names or, if it names none, the first of ``defaults`` that a worker serves.
+    """The model that the request names or, if it names none, the first of ``defaults`` that a worker serves or loads.
 
     Raises ModelNotFound (and remembers what was asked for), or Problem ``wrong_task``, ``no_default_model``.
     """
     settings = gateway.settings
     if asked is None:
         preferences = {"ocr": settings.defaults.ocr, "chat": settings.defaults.chat}[task]
-        chosen = first_available(preferences, workers)
+        chosen = first_available(preferences, workers, await _loaded_on_demand(gateway, preferences, workers))
         if chosen is None:
             raise Problem("no_default_model", f"Name a model: the configuration has no defaults.{task}.")
         return chosen
@@ -28,6 +30,14 @@ async def choose_model(
     if settings.models[name].task != task:
         raise Problem("wrong_task", f"{name} does {settings.models[name].task}, not {task}.", model=name)
     return name
+
+
+async def _loaded_on_demand(gateway: Context, models: Sequence[str], workers: Sequence[Worker]) -> set[str]:
+    """Those that need not be ready to be asked for, as they are loaded then."""
+    if not gateway.settings.auto_switch.enabled:
+        return set()
+    loadable = {model for model in models if any(worker.could_load(model) for worker in workers)}
+    return loadable - (await gateway.broker.plans.known()).overview.unfit.keys() if loadable else loadable
 
 
 async def require_room(gateway: Context, task: str, asked: str | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from broker.desired import Desired, settled
 from broker.parameters import LiveModels
+from broker.plans import Standing
 from broker.registry import ModelState, Worker
 from gateway.schemas import (
     DesiredBody,
@@ -15,6 +16,7 @@ from gateway.schemas import (
     ModelOnWorker,
     WorkerBody,
 )
+from gateway.switch_views import managed, plan_of, state_name
 
 # The best state first: with several workers it speaks for the model.
 _BEST_FIRST: tuple[EngineState, ...] = (
@@ -38,6 +40,7 @@ class Sight:
     desired: Mapping[str, Desired]
     workers: Sequence[Worker]
     counts: Mapping[str, tuple[int, int]]
+    plan: Standing
 
 
 def model_body(name: str, sight: Sight) -> ModelBody:
@@ -55,6 +58,8 @@ def model_body(name: str, sight: Sight) -> ModelBody:
         description=entry.description,
         state="no worker" if best is None else best.state,
         reason=None if best is None else best.reason,
+        managed=managed(name, sight.workers),
+        plan=plan_of(name, sight.plan, sight.workers),
         replicas=sum(run.ready for run in runs),
         desired=_desired(wanted),
         settled=settled(wanted, states_of(name, sight.workers)),
@@ -89,11 +94,9 @@ def _on_worker(worker: Worker, state: ModelState) -> ModelOnWorker:
 
 
 def _run(worker: Worker, state: ModelState) -> dict[str, Any]:
-    ready = state.ready and not worker.draining
-    name = "draining" if state.ready and worker.draining else state.state
     return {
-        "ready": ready,
-        "state": name if state.able else "unavailable",
+        "ready": state.ready and not worker.draining,
+        "state": state_name(worker, state),
         # A worker that can never serve the model says why in the place of a state.
         "reason": (state.reason or None) if state.able else state.state,
         "since": state.since,

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway import admin, admin_models, jobs, submit
+from gateway import admin, admin_models, admin_switch, jobs, submit
 from gateway.auth import grant_token
 from gateway.context import context
 from gateway.docs import DOCS_ROUTES
@@ -32,6 +32,7 @@ ROUTES: list[BaseRoute] = [
     Route("/admin/models/{model:path}", admin_models.model, methods=["GET"]),
     Route("/admin/models/{model:path}", admin_models.change_parameters, methods=["PATCH"]),
     Route("/admin/workers", admin_models.workers, methods=["GET"]),
+    Route("/admin/auto-switch", admin_switch.auto_switch, methods=["GET"]),
     Route("/admin/ocr/resolution", admin_models.ocr_resolution, methods=["POST"]),
     Route("/admin/queue/{model:path}", admin.queue, methods=["GET"]),
     Route("/admin/crashes", admin.crashes, methods=["GET"]),

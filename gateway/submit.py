@@ -19,6 +19,7 @@ from gateway.model_choice import choose_model, require_room
 from gateway.payloads import OcrOptions
 from gateway.rate_limit import rate_limited
 from gateway.submissions import SubmitOptions, read_chat, read_ocr, submit_options
+from gateway.switch_views import why_it_waits
 from gateway.views import accepted
 
 
@@ -158,4 +159,6 @@ async def _reply(arrival: Arrival, job: Job, workers: int) -> Response:
         headers["Preference-Applied"] = f"wait={arrival.options.wait}"
         if job.status.terminal:
             return json_body(await full_body(arrival.gateway, job), headers=headers)
-    return json_body(accepted(job, await arrival.gateway.broker.positions.of(job), workers), 202, headers)
+    broker = arrival.gateway.broker
+    message = None if workers else await why_it_waits(broker, job.model)
+    return json_body(accepted(job, await broker.positions.of(job), workers, message), 202, headers)

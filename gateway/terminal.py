@@ -137,13 +137,11 @@ def _lines(name: str, describe: Callable[[Mapping[str, Any]], str]) -> Shows:
 
 
 def _start_amount(model: Mapping[str, Any]) -> tuple[float, float | None]:
-    """How far a start is: as its worker says, else by how long the last one took."""
+    """How far a start or a wake is: as its worker says, else by how long the last start took."""
     for run in model["workers"]:
-        if run["state"] != "starting":
-            continue
         if run["progress"] is not None:
             return run["progress"], 1.0
-        if run["load_seconds"] and run["since"]:
+        if run["state"] == "starting" and run["load_seconds"] and run["since"]:
             passed = datetime.now(UTC) - datetime.fromisoformat(run["since"])
             return min(passed.total_seconds(), run["load_seconds"]), run["load_seconds"]
     return 0, None
@@ -158,7 +156,7 @@ def model_line(model: Mapping[str, Any]) -> str:
 def _model_state(model: Mapping[str, Any]) -> str:
     """The model in a few words."""
     phases = [run["phase"] for run in model["workers"] if run["state"] == "starting" and run["phase"]]
-    note = phases[0] if phases and model["state"] == "starting" else model["reason"]
+    note = phases[0] if phases and model["state"] == "starting" else _reason(model)
     return " ".join(plain(f"{model['state']} ({note})" if note else str(model["state"])).split())
 
 
@@ -239,8 +237,13 @@ def models_table(data: Mapping[str, Any]) -> RenderableType:
         waiting = f"{model['queued']}/{model['max_waiting']}"
         cells = (model["name"], model["task"], model["engine"], model["replicas"], running, waiting)
         state = _cell(model["state"], _ENGINE_STATES.get(model["state"], "yellow"))
-        table.add_row(*map(_cell, cells), state, _cell(_wanted(model["desired"])), _cell(model["reason"] or ""))
+        table.add_row(*map(_cell, cells), state, _cell(_wanted(model["desired"])), _cell(_reason(model)))
     return table
+
+
+def _reason(model: Mapping[str, Any]) -> str:
+    """Why it is in its state or, where nothing is wrong with it, why it is loaded or is not."""
+    return str(model["reason"] or model["plan"] or "")
 
 
 def _wanted(desired: Mapping[str, Any]) -> str:
@@ -257,7 +260,8 @@ def workers_table(data: Mapping[str, Any]) -> RenderableType:
     for worker in data["workers"]:
         about = (worker["id"][:8], worker["host"], worker["pid"], _time(worker["started_at"]))
         for run in worker["models"]:
-            gpus = ",".join(run["gpus"])
+            # As much of a GPU's uuid as tells it from the others.
+            gpus = ",".join(gpu[:12] if gpu.startswith("GPU-") else gpu for gpu in run["gpus"])
             memory = "" if run["memory_bytes"] is None else f"{run['memory_bytes'] / 2**30:.1f} GiB"
             state = _cell(run["state"], _ENGINE_STATES.get(run["state"], "yellow"))
             cells = (*about, run["name"], run["processing"])

@@ -62,7 +62,7 @@ def job_body(job: Job, position: Position, result: Mapping[str, Any] | None) -> 
     )
 
 
-def accepted(job: Job, position: Position, workers: int) -> Accepted:
+def accepted(job: Job, position: Position, workers: int, message: str | None) -> Accepted:
     return Accepted(
         request_id=str(job.id),
         status=job.status.value,
@@ -71,6 +71,6 @@ def accepted(job: Job, position: Position, workers: int) -> Accepted:
         priority=job.priority.value,
         **_place(position),
         workers=workers,
-        message=None if workers else f"No worker serves {job.model} just now; the job waits until one does.",
+        message=message,
         links=links(job),
     )

@@ -11,6 +11,7 @@ import httpx
 import yaml
 
 from broker.broker import Broker
+from broker.plans import Order, Overview
 from config import Settings, load_settings
 from gateway.app import create_app
 from worker.engines.factory import build_engines
@@ -18,6 +19,8 @@ from worker.worker import Worker, new_identity
 
 PASSWORD = "correct-horse-battery"
 JWT_SECRET = "a secret that only the tests of roundhouse use"
+# Of a leader that no other one comes after.
+_LAST_EPOCH = 2**40
 
 
 def default_config() -> dict[str, Any]:
@@ -117,3 +120,8 @@ async def worker_on(settings: Settings, *models: str) -> AsyncIterator[Worker]:
         worker.drain()
         await running
         await broker.close()
+
+
+async def order(broker: Broker, *orders: Order) -> None:
+    """Makes ``orders`` all that stand. From the first time on nobody else plans."""
+    assert await broker.plans.write(orders, Overview(), _LAST_EPOCH)

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.benchmarks import broker, cleanup
+from tests.benchmarks import broker, cleanup, engine
+from tests.benchmarks.switching.__main__ import main as switching
 
 
 def test_the_broker_benchmark_measures_each_phase_and_says_on_what(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,3 +29,30 @@ def test_the_cleanup_benchmark_deletes_under_a_steady_load_and_says_how_that_was
     assert len(rows) == 2
     assert all(float(row[2]) > 0 for row in rows)
     assert "500 of 500 jobs were deleted" in told
+
+
+def test_the_switching_simulator_replays_a_trace_against_each_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert switching(["--only", "daily", "--loads", "0.3", "--seeds", "1"]) == 0
+
+    told = capsys.readouterr().out
+    assert "`python -m tests.benchmarks.switching --only daily --loads 0.3 --seeds 1`" in told
+    [row] = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| daily |")]
+    assert row[1] == "30%"
+    lru, ours, oracle = (float(figure.replace(",", "")) for figure in row[2:5])
+    assert min(lru, ours, oracle) > 0
+    assert ours < lru, "seeded and on a virtual clock: this does not depend on the machine"
+
+
+def test_the_engine_benchmark_has_the_same_answers_both_ways_and_says_what_was_added(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert engine.main(["--rounds", "1", "--seconds", "1"]) == 0
+
+    told = capsys.readouterr().out
+    rows = [line.split(" | ") for line in told.splitlines() if " tokens/s to each |" in line]
+    ways, added = rows[:4], rows[4:]
+    assert [row[1] for row in ways] == ["straight", "through Roundhouse"] * 2
+    assert all(float(row[2].replace(",", "")) > 0 for row in ways)
+    assert [row[4:8].count("-") for row in ways] == [3, 0, 3, 0], "only one way has a gateway, a worker and a mongod"
+    assert [row[-1] for row in added] == ["10 |", "20 |"], "each answer is compared with its own"
+    assert all(float(row[1]) > 0 for row in added)

@@ -11,12 +11,14 @@ from tests.conditions import eventually
 from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
 
 MODEL = "simulator"
+BIG = "big"
 
 
 @pytest.fixture
 async def gateway(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> AsyncIterator[Gateway]:
     config = default_config()
-    config["models"] = {MODEL: config["models"][MODEL] | {"tokens_per_second": 20}}
+    simulator = config["models"][MODEL] | {"tokens_per_second": 20, "aliases": []}
+    config["models"] = {MODEL: simulator, BIG: simulator | {"memory": "1MB", "load_time": 0.5}}
     config["defaults"] = {"chat": [MODEL]}
     settings = make_settings(tmp_path, mongod_uri, database.name, config)
     async with gateway_on(settings) as gateway, worker_on(settings):
@@ -24,25 +26,26 @@ async def gateway(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[
         yield gateway
 
 
-async def has_state(gateway: Gateway, state: str) -> bool:
-    return bool((await model(gateway))["state"] == state)
+async def has_state(gateway: Gateway, state: str, name: str = MODEL) -> bool:
+    return bool((await model(gateway, name))["state"] == state)
 
 
-async def model(gateway: Gateway) -> dict[str, Any]:
-    body: dict[str, Any] = (await gateway.http.get(f"/admin/models/{MODEL}")).json()
+async def model(gateway: Gateway, name: str = MODEL) -> dict[str, Any]:
+    body: dict[str, Any] = (await gateway.http.get(f"/admin/models/{name}")).json()
     return body
 
 
-async def act(gateway: Gateway, action: str, **query: Any) -> dict[str, Any]:
-    response = await gateway.http.post(f"/admin/models/{MODEL}/{action}", params={"wait": 20, **query})
+async def act(gateway: Gateway, action: str, name: str = MODEL, **query: Any) -> dict[str, Any]:
+    response = await gateway.http.post(f"/admin/models/{name}/{action}", params={"wait": 20, **query})
     assert response.status_code == 200, response.text
     body: dict[str, Any] = response.json()
     return body
 
 
-async def submit(gateway: Gateway, wait: int | None = None) -> dict[str, Any]:
+async def submit(gateway: Gateway, wait: int | None = None, name: str = MODEL) -> dict[str, Any]:
     params = {} if wait is None else {"wait": wait}
-    body: dict[str, Any] = (await gateway.http.post("/api/chat", params=params, json={"message": "hi"})).json()
+    asked = {"message": "hi", "model": name}
+    body: dict[str, Any] = (await gateway.http.post("/api/chat", params=params, json=asked)).json()
     return body
 
 
@@ -81,6 +84,36 @@ async def test_a_restart_is_a_drain_and_a_start(gateway: Gateway) -> None:
     assert (await act(gateway, "restart"))["state"] == "ready"
     assert (await model(gateway))["workers"][0]["since"] > before
     assert (await submit(gateway, wait=20))["status"] == "completed"
+
+
+async def test_a_model_that_takes_memory_is_loaded_by_the_plan_and_its_cost_is_measured(gateway: Gateway) -> None:
+    assert (await submit(gateway, wait=20, name=BIG))["status"] == "completed"
+    (run,) = (await model(gateway, BIG))["workers"]
+    assert (run["state"], run["memory_bytes"], run["healthy"]) == ("ready", 2**20, True)
+    assert run["load_seconds"] >= 0.5
+
+
+async def test_a_job_for_a_model_that_sleeps_waits_until_it_is_woken(gateway: Gateway) -> None:
+    await eventually(lambda: has_state(gateway, "ready", BIG))
+    running = await submit(gateway, name=BIG)
+    await eventually(lambda: runs(gateway, running))
+    assert (await act(gateway, "sleep", BIG))["state"] == "sleeping"
+    assert (await gateway.ended(running["request_id"]))["attempts"] == 1, "it slept only when what ran had ended"
+    waiting = await submit(gateway, name=BIG)
+    assert waiting["status"] == "queued"
+    assert (await act(gateway, "wake", BIG))["state"] == "ready"
+    assert (await gateway.ended(waiting["request_id"]))["status"] == "completed"
+    (run,) = (await model(gateway, BIG))["workers"]
+    assert None not in (run["sleep_seconds"], run["wake_seconds"])
+
+
+async def test_a_model_that_an_operator_stopped_is_not_loaded_by_the_plan_until_it_is_started(gateway: Gateway) -> None:
+    await eventually(lambda: has_state(gateway, "ready", BIG))
+    assert (await act(gateway, "stop", BIG))["state"] == "stopped"
+    job = await submit(gateway, name=BIG)
+    assert job["status"] == "queued"
+    assert (await act(gateway, "start", BIG))["state"] == "ready"
+    assert (await gateway.ended(job["request_id"]))["status"] == "completed"
 
 
 async def runs(gateway: Gateway, job: dict[str, Any]) -> bool:

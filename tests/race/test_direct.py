@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from bson import Timestamp
+from bson import ObjectId, Timestamp
 
 from broker.database import Database
 from broker.feed import JobFeed
-from broker.job import LEASE_EXPIRED, Failure, Job, Status
+from broker.job import LEASE_EXPIRED, Failure, Job, Status, StoredFile
 from broker.job_updates import after_end
 from broker.queue import JobQueue
 from broker.reader import JobReader
@@ -236,7 +237,7 @@ async def test_only_its_worker_is_given_the_document(store: Database, new_job: M
     await asyncio.gather(*running, return_exceptions=True)
 
 
-@pytest.mark.parametrize("outcome", ["completed", "failed", "after a renewal", "after progress"])
+@pytest.mark.parametrize("outcome", ["completed", "failed", "after a renewal", "after a claim", "of a document"])
 async def test_the_news_of_its_end_tells_what_a_read_would(
     store: Database, queue: JobQueue, new_job: Make, outcome: str
 ) -> None:
@@ -247,12 +248,17 @@ async def test_the_news_of_its_end_tells_what_a_read_would(
 
     async def ended() -> bool:
         new = new_job()
+        if outcome == "of a document":
+            new = replace(new, file=StoredFile(ObjectId(), None, "image/png", 1))
         with feed.watch(new.id) as ending:
             job = await gate.submit(new)
             attempt = await begun(queue)
             if outcome == "after a renewal":
                 await queue.renew({attempt.id: str(attempt.token)})
-            elif outcome == "after progress":
+            elif outcome == "after a claim":
+                await queue.release(attempt)
+                (attempt,) = (await queue.claim(attempt.model, "another")).jobs
+            elif outcome == "of a document":
                 await queue.progress(attempt, 1, 2, "pages")
             if outcome == "failed":
                 await queue.fail(attempt, FATAL)
@@ -262,7 +268,8 @@ async def test_the_news_of_its_end_tells_what_a_read_would(
             if not await ending.happens(1.0):
                 return False  # the stream was not open yet
         read = await JobReader(store).get(str(job.id), None)
-        assert after_end(job, ending.changes) == (None if outcome.startswith("after") else read)
+        more_to_tell = outcome in ("after a claim", "of a document")
+        assert after_end(job, ending.changes) == (None if more_to_tell else read)
         return True
 
     await eventually(ended)

@@ -9,9 +9,20 @@ from functools import partial
 from pathlib import Path
 
 from broker.snapshot import Rules
+from tests.benchmarks.switching.equal import at_equal_p95, compared
 from tests.benchmarks.switching.machine import Machine, Policy
 from tests.benchmarks.switching.policies import Lru, Planned, oracle
-from tests.benchmarks.switching.report import LRU, ORACLE, OURS, Outcome, against_targets, by_trace, grouped, outcome
+from tests.benchmarks.switching.report import (
+    KEEPS_UP,
+    LRU,
+    ORACLE,
+    OURS,
+    Outcome,
+    against_targets,
+    by_trace,
+    grouped,
+    outcome,
+)
 from tests.benchmarks.switching.report import without as worth
 from tests.benchmarks.switching.traces import SEEDED, Trace, jobs, real
 
@@ -19,10 +30,12 @@ LOADS = (0.3, 0.5, 0.7, 0.85)
 POLICIES: Mapping[str, Callable[[], Policy]] = {LRU: Lru, OURS: Planned, ORACLE: oracle}
 ABLATIONS: Mapping[str, Callable[[], Policy]] = {
     "without the gate": lambda: Planned(Rules(turn=0.0)),
+    "gate only until the first queue is done": lambda: Planned(Rules(catch_up=float("inf"))),
+    "gate until the queue is empty": lambda: Planned(Rules(catch_up=0.0)),
     "without the pattern": lambda: Planned(pattern=False),
     "without the recent rate": lambda: Planned(sticky=False),
-    "bound of 60 s": lambda: Planned(Rules(max_swap_wait=60.0)),
-    "bound of 600 s": lambda: Planned(Rules(max_swap_wait=600.0)),
+    "bound of 300 s": lambda: Planned(Rules(max_swap_wait=300.0)),
+    "bound of 1200 s": lambda: Planned(Rules(max_swap_wait=1200.0)),
 }
 
 
@@ -34,6 +47,10 @@ class Case:
 
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
+    command = f"`{' '.join(['python -m tests.benchmarks.switching', *arguments])}`\n"
+    if options.equal:
+        print(f"{command}\n{compared(list(_equal(_cases(options), options.loads)))}")
+        return 0
     outcomes = []
     for one in _kept(options.kept) if options.kept else _run(_cases(options), options.loads, options.ablations):
         outcomes.append(one)
@@ -41,8 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.keep:
             options.keep.write_text("".join(f"{json.dumps(asdict(kept))}\n" for kept in outcomes))
     runs = grouped(outcomes)
-    print(f"`{' '.join(['python -m tests.benchmarks.switching', *arguments])}`\n")
-    print(f"{against_targets(runs)}\n\n{by_trace(runs)}")
+    print(f"{command}\n{against_targets(runs)}\n\n{by_trace(runs)}")
     if options.ablations:
         print(f"\n{worth(runs)}")
     if options.plots:
@@ -62,6 +78,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--ablations", action="store_true", help="also the planner without each rule, on the first seed"
     )
+    parser.add_argument("--equal", action="store_true", help="nothing but the swaps at LRU's p95, on the first seed")
     parser.add_argument("--keep", type=Path, help="a file for each run's figures, one JSON object per line")
     parser.add_argument("--kept", type=Path, help="nothing is run: tables and plots of such a file")
     parser.add_argument("--plots", type=Path, help="a folder for one plot per trace; needs matplotlib")
@@ -99,6 +116,19 @@ def _run(cases: Iterator[Case], loads: Sequence[float], ablations: bool) -> Iter
                 for name, policy in {**POLICIES, **more}.items():
                     machine = Machine(trace.box, len(trace.rates), drawn, trace.learn).run(policy())
                     yield outcome(trace.name, load, seed, name, machine)
+
+
+def _equal(cases: Iterator[Case], loads: Sequence[float]) -> Iterator[tuple[Outcome, Outcome]]:
+    """LRU's runs in which it keeps up, with ours at the same p95."""
+    for case in cases:
+        for load in loads:
+            seed = case.seeds[0]
+            trace = case.make(seed)
+            drawn = jobs(trace, load, seed)
+            machine = Machine(trace.box, len(trace.rates), drawn, trace.learn).run(Lru())
+            lru = outcome(trace.name, load, seed, LRU, machine)
+            if lru.p95 < KEEPS_UP:
+                yield lru, at_equal_p95(trace, load, seed, drawn, lru)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,19 @@ _ENDED, _LOADED, _THINK = 0, 1, 2
 
 @dataclass(slots=True)
 class Engine:
-    """One model's engine and queue. ``took_until``: jobs that came later are not its own any more; it is to go."""
+    """One model's engine and queue. ``took_until``: jobs that came later are not its own any more; it is to go.
+
+    ``still_waiting``: jobs that waited when it became ready, and still do.
+    """
 
     queue: deque[Job] = field(default_factory=deque)
     state: str = STOPPED
     running: int = 0
+    due: float = 0.0
     ready_at: float = 0.0
     gone_at: float = float("-inf")
     used_at: float = float("-inf")
-    waiting_when_loaded: int = 0
-    claimed: int = 0
+    still_waiting: int = 0
     took_until: float = float("inf")
 
 
@@ -69,13 +72,14 @@ class Machine:
         assert self.free > 0
         assert self.engines[model].state == STOPPED
         self.engines[model].state = STARTING
+        self.engines[model].due = self.now + self.box.load
         self.swaps += 1
-        self._push(self.now + self.box.load, _LOADED, model)
+        self._push(self.engines[model].due, _LOADED, model)
 
     def drain(self, model: int, until: float | None = None) -> None:
-        """Claims no more (none that came after ``until``), runs what it has, then stops."""
+        """Claims no more (none that came after ``until``), runs what it has, then stops. A load is given up at once."""
         engine = self.engines[model]
-        assert engine.state in (READY, DRAINING)
+        assert engine.state != STOPPED
         engine.state, engine.took_until = DRAINING, float("-inf") if until is None else until
         self._stop_if_drained(model)
 
@@ -122,7 +126,7 @@ class Machine:
         while queue and engine.running < places and queue[0].at <= engine.took_until:
             job = queue.popleft()
             engine.running += 1
-            engine.claimed += 1
+            engine.still_waiting -= job.at <= engine.ready_at
             engine.used_at = now
             self.waits.append(now - job.at)
             self.by_model.append(model)
@@ -146,8 +150,10 @@ class Machine:
 
     def _loaded(self, model: int) -> None:
         engine = self.engines[model]
+        if engine.state != STARTING or engine.due > self.now:
+            return  # that load was given up
         engine.state, engine.ready_at, engine.took_until = READY, self.now, float("inf")
-        engine.waiting_when_loaded, engine.claimed = len(engine.queue), 0
+        engine.still_waiting = len(engine.queue)
         self._claim(engine, model)
         self._soon()
 

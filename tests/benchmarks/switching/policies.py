@@ -9,7 +9,8 @@ from broker.snapshot import Device, Model, Resident, Rules, Snapshot
 from tests.benchmarks.switching.machine import DRAINING, READY, STARTING, STOPPED, Engine, Machine
 
 RECENT, AHEAD = 300.0, 1800.0
-_DEVICES: dict[int, tuple[Device, ...]] = {room: (Device("box", 0, room),) for room in range(1, 10)}
+_WORKERS = frozenset({"box"})
+_DEVICES: dict[int, tuple[Device, ...]] = {room: (Device("box", "gpu", room),) for room in range(1, 10)}
 
 
 @dataclass(slots=True)
@@ -60,11 +61,11 @@ class Planned:
 
     def decide(self, machine: Machine) -> None:
         box = machine.box
-        # A model that has nothing loaded, nothing waiting and nothing expected changes no plan.
+        # With no memory free, a model that has nothing loaded, nothing waiting and nothing expected changes no plan.
         models = tuple(
             self._model(machine, number, engine)
             for number, engine in enumerate(machine.engines)
-            if engine.state != STOPPED or engine.queue or self._expected(machine, number)
+            if machine.free or engine.state != STOPPED or engine.queue or self._expected(machine, number)
         )
         for action in plan(Snapshot(models, _DEVICES[box.room], self.rules)).actions:
             number = int(action.model)
@@ -80,18 +81,18 @@ class Planned:
             residents = (
                 Resident(
                     worker="box",
-                    devices=(0,),
+                    devices=("gpu",),
                     state=engine.state,
                     memory=1,
                     running=engine.running,
                     loaded_for=0.0 if engine.state == STARTING else now - engine.ready_at,
-                    waiting_when_loaded=engine.waiting_when_loaded,
-                    claimed_since_loaded=engine.claimed,
+                    still_waiting=engine.still_waiting,
                 ),
             )
         return Model(
             name=str(number),
             need=1,
+            workers=_WORKERS,
             queued=len(engine.queue),
             oldest_wait=now - engine.queue[0].at if engine.queue else 0.0,
             rate=self._rate(machine, number),

@@ -10,7 +10,7 @@ from tests.benchmarks.tables import spread, table
 
 LRU, OURS, ORACLE = "LRU", "ours", "oracle"
 # A ratio to an LRU that never catches up with its arrivals says little: those runs are also left out once.
-_KEEPS_UP = 3600.0
+KEEPS_UP = 3600.0
 _LONG = 120.0
 # A wait under this is none: ratios of milliseconds say nothing.
 _LEAST = 1.0
@@ -76,7 +76,7 @@ def _row(trace: str, load: float, policies: dict[str, list[Outcome]]) -> list[st
 
 
 def against_targets(runs: Runs) -> str:
-    keeping_up = {key: given for key, given in runs.items() if median(one.p95 for one in given[LRU]) < _KEEPS_UP}
+    keeping_up = {key: given for key, given in runs.items() if median(one.p95 for one in given[LRU]) < KEEPS_UP}
     head = ["what", "target", "all runs", f"runs in which LRU keeps up ({len(keeping_up)} of {len(runs)})"]
     rows = zip(_TARGETS, _reached(runs), _reached(keeping_up), strict=True)
     return table(head, ([what, target, every, some] for (what, target), every, some in rows))

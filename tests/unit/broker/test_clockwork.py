@@ -145,6 +145,6 @@ async def test_the_clockwork_of_a_process_does_all_its_duties(
     broker.start()
     await broker.ready.wait()
     assert {duty.name: await duty.action() for duty in duties}.keys() >= {
-        *("reap", "promote", "bury", "usage", "clean", "sweep")
+        *("reap", "promote", "plan", "bury", "usage", "clean", "sweep")
     }
     await broker.close()

@@ -98,4 +98,11 @@ def test_a_model_whose_worker_drains_or_lacks_it_is_not_available() -> None:
 
 def test_without_any_worker_the_most_modest_preference_waits_for_one() -> None:
     assert first_available(["big", "small"], []) == "small"
+
+
+def test_a_model_that_is_loaded_on_demand_is_available() -> None:
+    assert first_available(["big", "small"], [_worker("small")], {"big"}) == "big"
+
+
+def test_without_any_preference_there_is_no_model() -> None:
     assert first_available([], []) is None

@@ -224,6 +224,7 @@ def model(state: str = "ready", **changes: Any) -> dict[str, Any]:
         "engine": "vllm",
         "state": state,
         "reason": None,
+        "plan": None,
         "replicas": int(state == "ready"),
         "settled": True,
         "desired": {"wanted": None, "pinned": False, "resolution": None},
@@ -247,8 +248,9 @@ def test_models_are_shown_with_their_load_and_state(capsys: Capture) -> None:
         model(name="tesseract", engine="tesseract", desired=pinned),
         model("unavailable", reason=f"weights missing: roundhouse pull reader{EVIL}"),
     ]
+    models.append(model("stopped", plan=f"room is made by tesseract{EVIL}"))
     terminal.show({"models": models}, False, terminal.models_table)
-    _, first, second = capsys.readouterr().out.splitlines()
+    _, first, second, third = capsys.readouterr().out.splitlines()
     assert first.split() == [
         "tesseract",
         "ocr",
@@ -263,12 +265,13 @@ def test_models_are_shown_with_their_load_and_state(capsys: Capture) -> None:
     ]
     assert "unavailable" in second
     assert second.rstrip().endswith(f"weights missing: roundhouse pull reader{TAME}")
+    assert third.rstrip().endswith(f"room is made by tesseract{TAME}")
 
 
 def test_workers_are_shown_with_what_they_run(capsys: Capture) -> None:
     worker = {"id": "0123456789", "host": "box", "pid": 7, "started_at": "2026-11-21T08:00:00Z"}
     runs = [
-        model_on_worker(state="ready", processing=3, gpus=[0, 1], memory_bytes=3 * 2**29),
+        model_on_worker(state="ready", processing=3, gpus=["GPU-8f6d2f6e-1b2c", "host:box"], memory_bytes=3 * 2**29),
         model_on_worker(name="big", state="unavailable", reason="no NVIDIA GPU on this machine"),
     ]
     workers = [worker | {"models": runs}, worker | {"id": "fedcba98", "models": []}]
@@ -276,7 +279,7 @@ def test_workers_are_shown_with_what_they_run(capsys: Capture) -> None:
     heading, first, second, idle = capsys.readouterr().out.splitlines()
     assert heading.split()[:3] == ["WORKER", "HOST", "PID"]
     assert first.split()[:3] == ["01234567", "box", "7"]
-    assert first.split()[5:] == ["reader", "3", "ready", "0,1", "1.5", "GiB"]
+    assert first.split()[5:] == ["reader", "3", "ready", "GPU-8f6d2f6e,host:box", "1.5", "GiB"]
     assert second.rstrip().endswith("no NVIDIA GPU on this machine")
     assert idle.startswith("fedcba98")
     terminal.show({"workers": []}, False, terminal.workers_table)
@@ -285,10 +288,12 @@ def test_workers_are_shown_with_what_they_run(capsys: Capture) -> None:
 
 def test_a_start_is_one_line_for_each_change_in_a_file(capsys: Capture) -> None:
     with terminal.model_progress("reader") as show:
+        show(model("stopped", plan="room is made by big"))
         for phase in ("loading", "loading", "compiling"):
-            show(model("starting", workers=[model_on_worker(phase=phase)]))
+            show(model("starting", plan="an operator started it", workers=[model_on_worker(phase=phase)]))
         show(model("failed", reason="out of memory\nafter all"))
     assert capsys.readouterr().err.splitlines() == [
+        "reader: stopped (room is made by big)",
         "reader: starting (loading)",
         "reader: starting (compiling)",
         "reader: failed (out of memory after all)",
@@ -302,6 +307,7 @@ def test_a_start_is_a_bar_on_a_terminal() -> None:
         with terminal.model_progress("reader") as show:
             show(model("starting", workers=[model_on_worker(progress=0.5)]))
             show(model("starting", workers=[model_on_worker(load_seconds=40.0, since=long_ago)]))
+            show(model("starting", workers=[model_on_worker(state="sleeping", progress=0.3), model_on_worker()]))
         text = screen.text()
     assert "reader: starting (loading)" in text
 
