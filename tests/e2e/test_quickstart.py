@@ -100,6 +100,7 @@ case "$*" in
     note "$@" ;;
   "-m pip --version" | "-m ensurepip") ;;
   "-m pip install "*) note "$@"; {pip} ;;
+  "-m gateway.model_fit") exec {python} "$@" ;;
   "-m "*) note "$@"; env > "$0.env" ;;
   *) exec {python} "$@" ;;
 esac
@@ -413,6 +414,64 @@ def test_no_room_for_vllm_is_said_and_harms_nothing(machine: Machine) -> None:
     full, consequence = answer.stderr.splitlines()[-2:]
     assert "2048 MB are free and 15000 MB are needed" in full
     assert "goes on without vLLM" in consequence
+
+
+TWO_GPUS = """
+case "$*" in
+  -L) echo "GPU 0: NVIDIA L4"; echo "GPU 1: NVIDIA L4" ;;
+  "--query-gpu=memory.total --format=csv,noheader,nounits") printf '23034\\n23034\\n' ;;
+  *) exit 9 ;;
+esac
+"""
+GPU_MODELS = """
+models:
+  small: { task: chat, engine: vllm, model: Qwen/Qwen3-4B, max_model_len: 16384 }
+  measured: { task: chat, engine: vllm, model: any, memory: 23GB }
+  # shown: { task: chat, engine: vllm, model: Qwen/Qwen3-14B, max_model_len: 16384, tensor_parallel_size: 2 }
+  plain: { task: chat, engine: simulator }
+"""
+
+
+@pytest.mark.parametrize("command", [[], ["up"]])
+def test_with_nvidia_gpus_it_is_said_which_models_fit_and_why(machine: Machine, command: list[str]) -> None:
+    machine.documents()
+    machine.python()
+    machine.program("nvidia-smi", TWO_GPUS)
+    machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
+    (machine.root / "config.yaml").write_text(GPU_MODELS)
+    answer = machine.run(*command)
+    assert answer.returncode == 0, answer.stderr
+    said = answer.stderr.splitlines()
+    heading = said.index("This machine's GPUs have 22.5 GB, 22.5 GB. The models of config.yaml for vLLM:")
+    small, measured, shown, pull, uncomment = said[heading + 1 :]
+    assert small == "  small: needs about 11.7 GB on a GPU: fits into the 20.7 GB that vLLM takes of 22.5 GB"
+    assert measured == "  measured: needs 23.0 GB on a GPU: does not fit into 22.5 GB"
+    assert shown.startswith("  shown: needs about 17.0 GB on each of 2 GPUs: fits into the 20.7 GB")
+    assert shown.endswith(" (an example)")
+    assert pull == "Get the weights of small: .venv/bin/roundhouse pull small"
+    assert "(shown)" in uncomment
+
+
+def test_gpus_that_do_not_tell_their_memory_harm_nothing(machine: Machine) -> None:
+    machine.documents()
+    machine.python()
+    machine.program("nvidia-smi", '[ "$1" = -L ]')
+    machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
+    (machine.root / "config.yaml").write_text(GPU_MODELS)
+    answer = machine.run()
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr.splitlines()[-1].startswith("nvidia-smi does not tell how much memory the GPUs have")
+
+
+def test_a_configuration_that_is_refused_does_not_hinder_the_gpu_set_up(machine: Machine) -> None:
+    machine.documents()
+    machine.python()
+    machine.program("nvidia-smi", TWO_GPUS)
+    machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
+    (machine.root / "config.yaml").write_text("modls: {}\n")
+    answer = machine.run()
+    assert answer.returncode == 0, answer.stderr
+    assert "config.yaml:1: modls: unknown key" in answer.stderr.splitlines()[-1]
 
 
 def test_every_pinned_package_has_a_hash_and_no_address() -> None:
