@@ -12,7 +12,9 @@ from worker.engines.vllm import VllmEngine
 
 # The ordinary run of all tests has no vLLM and passes these by.
 collect_ignore_glob = [] if os.environ.get("VLLM_PYTHON") else ["test_*.py"]
-_MAKE = Path(__file__).with_name("make_tiny_llama.py")
+_HERE = Path(__file__).parent
+# A prompt that has it kills the engine.
+POISON = "<poison>"
 
 
 @pytest.fixture(scope="session")
@@ -24,12 +26,15 @@ def python() -> str:
 def tiny(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a tiny Llama."""
     directory = tmp_path_factory.mktemp("tiny")
-    subprocess.run([python, _MAKE, directory], check=True, capture_output=True)
+    subprocess.run([python, _HERE / "make_tiny_llama.py", directory], check=True, capture_output=True)
     return directory
 
 
-def settings_of(python: str, model: Path, **options: Any) -> VllmSettings:
-    """Of an entry that runs on the CPU, quickly loaded."""
+def entry_of(python: str, model: Path, **options: Any) -> dict[str, Any]:
+    """An entry of the configuration that runs on the CPU, quickly loaded, with the habits of ``habits.py``.
+
+    An ``env`` among the options is added to its own.
+    """
     entry: dict[str, Any] = {
         "task": "chat",
         "engine": "vllm",
@@ -37,11 +42,16 @@ def settings_of(python: str, model: Path, **options: Any) -> VllmSettings:
         "python": python,
         "dtype": "bfloat16",
         "max_model_len": 32768,
-        "args": ["--enforce-eager"],
-        "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
-        "start_timeout": 300.0,
+        "args": ["--enforce-eager", "--logits-processors", "habits:Habits"],
+        "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(_HERE), "TINY_POISON": POISON},
+        # A start takes half a minute, and on a machine that is busy with other things some minutes.
+        "start_timeout": 600.0,
     }
-    return VllmSettings.model_validate(entry | options)
+    return entry | options | {"env": entry["env"] | options.get("env", {})}
+
+
+def settings_of(python: str, model: Path, **options: Any) -> VllmSettings:
+    return VllmSettings.model_validate(entry_of(python, model, **options))
 
 
 def engine_of(python: str, model: Path, home: Path, **options: Any) -> VllmEngine:

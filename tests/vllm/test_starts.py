@@ -13,7 +13,7 @@ import pytest
 from broker.errors import EngineUnavailable
 from tests.conditions import eventually
 from tests.vllm.conftest import engine_of
-from tests.vllm.test_engine import record_of
+from tests.vllm.processes import records_in
 from worker.engine_process import sweep_leftovers
 from worker.engine_record import EngineRecord
 
@@ -58,11 +58,6 @@ async def test_too_little_memory_is_named(python: str, tiny: Path, tmp_path: Pat
     assert "out of memory" in error.message
 
 
-def engine_size(home: Path) -> int:
-    """Processes of the engine, once it is recorded."""
-    return len(record_of(home).members()) if list(home.glob("run/engines/*/engine.json")) else 0
-
-
 @asynccontextmanager
 async def loading(
     python: str, model: Path, home: Path
@@ -75,10 +70,11 @@ async def loading(
     try:
 
         async def has_a_core() -> bool:
-            return engine_size(home) >= 3
+            return any(len(record.members()) >= 3 for record in records_in(home))
 
-        await eventually(has_a_core, within=120)
-        yield worker, record_of(home)
+        await eventually(has_a_core, within=300)
+        (record,) = records_in(home)
+        yield worker, record
     finally:
         if worker.returncode is None:
             worker.kill()
@@ -92,7 +88,7 @@ async def test_a_killed_worker_leaves_nothing_of_its_engine(python: str, tiny: P
         async def nothing_left() -> bool:
             return not record.members() and not record.guard.alive()
 
-        await eventually(nothing_left, within=15)
+        await eventually(nothing_left, within=60)
 
 
 async def test_killed_with_its_guard_it_is_swept_by_the_next_worker(python: str, tiny: Path, tmp_path: Path) -> None:

@@ -1,89 +1,222 @@
-"""A gateway and a worker with a real vLLM between a client and its answer."""
+"""Gateway, worker and a real vLLM as processes, and what becomes of jobs and processes when one of them is killed."""
 
 import os
 import signal
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
+from pymongo import MongoClient
 
-from config import Settings
-from tests.conditions import eventually
-from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
-from tests.vllm.conftest import settings_of
-from tests.vllm.test_engine import named, record_of
+from tests.deployments import default_config
+from tests.system import System, end, kill
+from tests.vllm.conftest import POISON, entry_of
+from tests.vllm.processes import named, record_of, records_in, seconds_until, segments
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# Seconds. On a machine that is busy with other things a start takes some minutes.
+START = 900
+# Seconds without a token after which the engine is taken for hung; a busy machine takes its time for one.
+STALL = 10.0
+# Tokens of an answer that takes 4 s at least.
+LONG = 350
 
-LONG = {"temperature": 0.0, "max_tokens": 1000, "model": "tiny"}
 
-
-@dataclass
 class Site:
-    settings: Settings
-    gateway: Gateway
+    """A gateway and one worker at a time, which runs the model ``tiny`` and leaves ``broken`` alone."""
 
-    async def submit(self, wait: int | None = None, **options: Any) -> dict[str, Any]:
-        body = {"messages": [{"role": "user", "content": "hi"}], **LONG, **options}
-        response = await self.gateway.http.post("/api/chat", params={} if wait is None else {"wait": wait}, json=body)
-        assert response.status_code in (200, 202), response.text
-        answer: dict[str, Any] = response.json()
-        return answer
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.worker = self.next_worker()
 
-    async def model(self) -> dict[str, Any]:
-        models = (await self.gateway.http.get("/admin/models")).json()["models"]
-        (model,) = [model for model in models if model["name"] == "tiny"]
-        return dict(model)
+    @property
+    def home(self) -> Path:
+        return self.system.home / "state"
 
-    async def is_ready(self) -> bool:
-        return bool((await self.model())["state"] == "ready")
+    def next_worker(self, model: str = "tiny") -> subprocess.Popen[bytes]:
+        self.worker = self.system.start("worker", "--models", model)
+        return self.worker
+
+    def model(self, name: str = "tiny") -> dict[str, Any]:
+        response = self.system.http.get(f"/admin/models/{name}")
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    def until_ready(self) -> None:
+        seconds_until(lambda: self.model()["state"] == "ready", within=START, every=0.2)
+
+    def ask(self, text: str = "hi", tokens: int = LONG) -> str:
+        return self.system.chat(text, model="tiny", max_tokens=tokens, temperature=0.0)
+
+    def ask_and_begin(self, number: int) -> list[str]:
+        """Jobs that run."""
+        jobs = [self.ask() for _ in range(number)]
+        for job in jobs:
+            self.system.until(job, "processing")
+        return jobs
+
+    def ended(self, job: str) -> dict[str, Any]:
+        """The job once it has ended, over starts of the engine."""
+        return self.system.ended(job, within=2 * START)
+
+    def outcomes(self, jobs: list[str]) -> list[tuple[str, int, list[str]]]:
+        """Status, attempts, and the codes of failed attempts."""
+        bodies = [self.ended(job) for job in jobs]
+        return [(body["status"], body["attempts"], [each["code"] for each in body["errors"]]) for body in bodies]
+
+    def crashes(self, model: str, code: str, since: datetime) -> list[dict[str, Any]]:
+        """Of the engine, not of jobs."""
+        query = {"model": model, "since": since.isoformat()}
+        crashes = self.system.http.get("/admin/crashes", params=query).json()["crashes"]
+        return [crash for crash in crashes if crash["code"] == code and crash["job"] is None]
+
+    def deaths(self, since: datetime) -> list[dict[str, Any]]:
+        return self.crashes("tiny", "engine_died", since)
+
+    def death(self, since: datetime) -> dict[str, Any]:
+        """The only one, once it is known."""
+        seconds_until(lambda: bool(self.deaths(since)), within=60)
+        (found,) = self.deaths(since)
+        return found
+
+    def change(self, **parameters: Any) -> None:
+        """Returns when the gateway goes by them."""
+        assert self.system.http.patch("/admin/models/tiny", json=parameters).status_code == 200
+        seconds_until(lambda: parameters.items() <= self.model()["parameters"].items(), within=30)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def site(
-    python: str, tiny: Path, mongod_uri: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Site]:
+@pytest.fixture(scope="module")
+def site(python: str, tiny: Path, mongod_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     config = default_config()
-    config["queue"]["lease"] = 10
-    entry = settings_of(python, tiny).model_dump(mode="json", exclude_unset=True)
-    config["models"] = {"tiny": entry}
+    config["queue"] |= {"lease": 10, "drain_timeout": 300}
+    config["models"] = {
+        "tiny": entry_of(python, tiny, stall_timeout=STALL, timeout=600),
+        "broken": entry_of(python, tiny, args=["--no-such-flag"]),
+    }
     config["defaults"] = {"chat": ["tiny"]}
-    settings = make_settings(tmp_path_factory.mktemp("system"), mongod_uri, f"test_{uuid4().hex}", config)
-    async with gateway_on(settings) as gateway, worker_on(settings):
-        site = Site(settings, gateway)
-        await eventually(site.is_ready, within=300)
-        yield site
-        await gateway.broker.database.client.drop_database(gateway.broker.database.handle.name)
+    database = f"test_{uuid4().hex}"
+    with System(tmp_path_factory.mktemp("system"), mongod_uri, database, config) as system:
+        system.gateway()
+        system.sign_in()
+        made = Site(system)
+        yield made
+        end(made.worker)
+    with MongoClient[dict[str, Any]](mongod_uri) as client:
+        client.drop_database(database)
 
 
-async def test_a_chat_is_answered_by_the_model_with_its_token_counts(site: Site) -> None:
-    job = await site.submit(wait=60, max_tokens=8)
-    assert job["status"] == "completed", job
-    assert job["result"]["usage"]["completion_tokens"] == 8
+@pytest.fixture
+def ready(site: Site) -> Site:
+    """With an engine that is ready, started again where the test before has killed it."""
+    site.until_ready()
+    return site
+
+
+def test_a_chat_is_answered_by_the_model_with_its_token_counts(ready: Site) -> None:
+    job = ready.ended(ready.ask(tokens=8))
+    assert (job["status"], job["attempts"]) == ("completed", 1), job
     assert job["result"]["finish_reason"] == "length"
+    prompt = 1 + len("user: hi\nassistant: ")
+    usage = job["result"]["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (prompt, 8, prompt + 8)
+    assert len(job["result"]["message"]["content"]) == 8
 
 
-async def test_what_vllm_refuses_fails_for_good_with_its_words(site: Site) -> None:
-    job = await site.submit(wait=60, max_tokens=100_000)
+def test_what_vllm_refuses_fails_for_good_with_its_words(ready: Site) -> None:
+    job = ready.ended(ready.ask(tokens=100_000))
     assert (job["status"], job["attempts"]) == ("failed", 1), job
-    assert "max_tokens" in job["error"]["message"] or "context" in job["error"]["message"], job["error"]
+    assert "32768" in job["error"]["message"], job["error"]
 
 
-async def test_jobs_that_run_when_the_engine_is_killed_complete_uncharged(site: Site) -> None:
-    jobs = [await site.submit() for _ in range(3)]
+@pytest.mark.parametrize("victim", ["api_server", "VLLM::EngineCore", "VLLM::Worker"])
+def test_jobs_outlive_a_killed_process_of_the_engine(ready: Site, victim: str) -> None:
+    record = record_of(ready.home)
+    members = record.members()
+    memory = segments(members)
+    assert memory
+    pid = named(members, victim)
+    jobs = ready.ask_and_begin(2)
+    killed_at = datetime.now(UTC)
+    os.kill(pid, signal.SIGKILL)
+    took = seconds_until(lambda: not record.members(), within=20)
+    assert took < 2, f"{took:.2f} s until nothing of the engine was left"
+    noticed = datetime.fromisoformat(ready.death(killed_at)["at"]) - killed_at
+    assert noticed.total_seconds() < 2
+    assert not any(path.exists() for path in memory), "shared memory outlives the engine"
+    assert ready.outcomes(jobs) == [("completed", 1, [])] * 2
+    assert len(ready.deaths(killed_at)) == 1
 
-    async def all_run() -> bool:
-        bodies = [(await site.gateway.http.get(f"/api/jobs/{job['request_id']}")).json() for job in jobs]
-        return all(body["status"] == "processing" for body in bodies)
 
-    await eventually(all_run)
-    os.kill(named(record_of(site.settings.home).members(), "EngineCore"), signal.SIGKILL)
-    ended = [await site.gateway.ended(job["request_id"]) for job in jobs]
-    assert [(job["status"], job["attempts"], job["errors"]) for job in ended] == [("completed", 1, [])] * 3
-    crashes = (await site.gateway.http.get("/admin/crashes")).json()["crashes"]
-    assert [crash["code"] for crash in crashes if crash["job"] is None] == ["engine_died"]
-    await eventually(site.is_ready, within=60)
+def test_jobs_outlive_an_engine_that_hangs_and_nothing_of_it_is_left(ready: Site) -> None:
+    record = record_of(ready.home)
+    members = record.members()
+    memory = segments(members)
+    jobs = ready.ask_and_begin(2)
+    stopped_at = datetime.now(UTC)
+    # With the process that frees the shared memory of the others when they are gone.
+    for title in ("multiprocessing.resource_tracker", "VLLM::EngineCore"):
+        os.kill(named(members, title), signal.SIGSTOP)
+    took = seconds_until(lambda: not record.members(), within=10 * STALL)
+    assert STALL - 1 < took < STALL + 3, f"{took:.2f} s until nothing of the engine was left"
+    assert "SIGKILL" in ready.death(stopped_at)["message"]
+    assert not any(path.exists() for path in memory), "shared memory outlives the engine"
+    assert ready.outcomes(jobs) == [("completed", 1, [])] * 2
+    assert len(ready.deaths(stopped_at)) == 1
+
+
+def test_a_job_that_kills_the_engine_fails_and_its_neighbours_do_not(ready: Site) -> None:
+    ready.change(max_retries=0)
+    begin = datetime.now(UTC)
+    neighbours = ready.ask_and_begin(1)
+    poison = ready.ask(f"say {POISON}")
+    # Its turn comes when the poison has killed the engine alone.
+    neighbours += [ready.ask()]
+    assert ready.outcomes([poison]) == [("failed", 1, ["engine_died"])]
+    assert ready.outcomes(neighbours) == [("completed", 1, [])] * 2
+    assert len(ready.deaths(begin)) == 2
+    ready.change(max_retries=None)
+
+
+def test_the_next_worker_ends_what_a_killed_one_has_left_and_runs_its_jobs(ready: Site) -> None:
+    record = record_of(ready.home)
+    (job,) = ready.ask_and_begin(1)
+    # The guard as well: nobody is left who would end the engine, only the record tells of it.
+    record.guard.send(signal.SIGSTOP)
+    kill(ready.worker)
+    record.guard.send(signal.SIGKILL)
+    assert record.members(), "an engine that nobody looks after"
+    ready.next_worker()
+    seconds_until(lambda: not record.members(), within=60)
+    # A lease that the worker had not confirmed yet when it was killed costs the job nothing.
+    assert ready.outcomes([job])[0] in (("completed", 2, ["lease_expired"]), ("completed", 1, []))
+    assert record_of(ready.home).leader.pid != record.leader.pid
+
+
+def test_a_worker_that_is_told_to_end_finishes_what_runs_and_leaves_nothing(ready: Site) -> None:
+    record = record_of(ready.home)
+    running = ready.ask_and_begin(2)
+    ready.worker.terminate()
+    late = ready.ask()
+    assert ready.worker.wait(120) == 0
+    assert record.members() == []
+    assert records_in(ready.home) == []
+    # Nobody is left who could have run them since.
+    bodies = [ready.system.job(job) for job in running]
+    assert [(body["status"], body["attempts"]) for body in bodies] == [("completed", 1)] * 2
+    assert [body["result"]["usage"]["completion_tokens"] for body in bodies] == [LONG] * 2
+    assert ready.system.job(late)["status"] == "queued"
+
+
+def test_a_start_that_fails_says_why_to_operators(site: Site) -> None:
+    begin = datetime.now(UTC)
+    end(site.worker)
+    site.next_worker("broken")
+    seconds_until(lambda: bool(site.crashes("broken", "engine_start_failed", begin)), within=START)
+    (crash, *_) = site.crashes("broken", "engine_start_failed", begin)
+    shown = site.model("broken")
+    for told in (crash["message"], shown["reason"] or shown["workers"][0]["last_error"]):
+        assert "bad flag" in told
+        assert "--no-such-flag" in told
