@@ -96,7 +96,8 @@ def running(offspring: Offspring, name: str) -> int:
     count = 0
     for process in offspring():
         with contextlib.suppress(psutil.NoSuchProcess):
-            count += process.name() == name and "--list-langs" not in process.cmdline()
+            command = process.cmdline()  # nothing, once it has ended
+            count += process.name() == name and bool(command) and "--list-langs" not in command
     return count
 
 
