@@ -42,7 +42,7 @@ def plan_of(model: str, standing: Standing, workers: Sequence[Worker]) -> str | 
     alive = {worker.id for worker in workers}
     orders = [order for order in standing.of(model) if order.worker in alive]
     if not orders:
-        return "nothing has been decided about it"
+        return "nobody has asked for it"
     best = min(_BEST_FIRST.index(order.wanted) for order in orders)
     return max((order for order in orders if order.wanted is _BEST_FIRST[best]), key=_at).reason
 
