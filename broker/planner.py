@@ -206,7 +206,9 @@ class _Planning:
             return victim.idle
         if _held(model):
             return True
-        if resident.loaded_for < self.rules.min_residency:
+        # One that was loaded into memory that nobody needed, and that nobody has used, has nothing to lose.
+        unused = victim.idle and victim.model.idle_for >= resident.loaded_for
+        if resident.loaded_for < self.rules.min_residency and not unused:
             return False
         if model.waited < patience(model, victim.model, resident, self.rules):
             return False

@@ -112,7 +112,8 @@ class Rules:
     twice as long where fewer jobs wait for it than would be harmed.
     ``catch_up``: the gate opens when the oldest job waits for no more than this share of the time since the load.
     ``turn``: the gate opens after so long at the latest, so that a queue without end holds nobody off for ever.
-    ``min_residency``: nothing is evicted sooner. ``cooldown``: what was evicted is not preloaded sooner, nor filled in.
+    ``min_residency``: what has been used since its load is not evicted sooner. ``cooldown``: what was evicted is not
+    preloaded sooner, nor filled in.
     ``hysteresis``: how much more a preloaded model must be expected to do than the idle one it replaces.
     ``unused``: idle for so long, and expected by nobody, is memory that nobody needs.
     ``least_expected``: jobs in the hour for which a model is preloaded.

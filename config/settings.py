@@ -201,7 +201,7 @@ class AutoSwitchSettings(Section):
 
     enabled: bool = True
     """Whether models make room for those that are asked for. If not, memory is only filled, in `models`' order."""
-    max_swap_wait: Seconds = 300.0
+    max_swap_wait: Seconds = 600.0
     """How long a job waits for its model before one that is busy has to make room, once that has had its turn."""
     pattern_window_days: int = Field(default=7, ge=1, le=366)
     """Days of usage that the forecast looks at."""

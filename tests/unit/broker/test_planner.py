@@ -87,8 +87,15 @@ def test_the_room_that_it_leaves_is_used_only_when_it_is_free() -> None:
 
 
 def test_a_model_that_has_just_been_loaded_stays_for_a_while() -> None:
-    young = replace(loaded("old"), residents=(resident(loaded_for=RULES.min_residency - 1),))
+    young = replace(loaded("old"), idle_for=5.0, residents=(resident(loaded_for=RULES.min_residency - 1),))
     assert did(planned(young, wanting("new", waits=LONG))) == []
+
+
+def test_a_model_that_nobody_has_used_since_its_load_yields_at_once() -> None:
+    young = resident(loaded_for=RULES.min_residency - 1)
+    unused = replace(loaded("old"), idle_for=RULES.min_residency, residents=(young,))
+    assert did(planned(unused, wanting("new", waits=1.0))) == ["stop old"]
+    assert did(planned(replace(unused, rate=1.0), wanting("new", waits=1.0))) == [], "its clients are about to come"
 
 
 def test_the_gate_holds_until_all_that_waited_at_the_load_has_been_claimed() -> None:
