@@ -37,7 +37,7 @@ class Trial:
         self.worker = system.start("worker")
         self.done = system.http.post("/api/chat?wait=30", json={"message": "before"}).json()
         assert self.done["status"] == "completed"
-        self.engines = self._engines()
+        self.engines = self._all_engines()
         self.running = system.chat("during", simulate={"fault": "slow"})
         system.until(self.running, "processing")
         self.accepted = [self.running]
@@ -46,6 +46,13 @@ class Trial:
         """Which worker process, by its identity, serves which model. An engine starts once, with its worker."""
         models = self.system.http.get("/admin/models").json()["models"]
         return [(m["name"], w["worker"], w["pid"]) for m in models for w in m["workers"] if w["ready"]]
+
+    def _all_engines(self, within: float = 20.0) -> list[tuple[str, str, int]]:
+        """Once each of the two models is served."""
+        deadline = time.monotonic() + within
+        while len(engines := self._engines()) < 2:
+            assert time.monotonic() < deadline, f"only {engines} came"
+        return engines
 
     def submit(self) -> httpx.Response:
         """Sends one more job, and remembers it where it is accepted."""
@@ -93,14 +100,8 @@ class Trial:
         assert self.system.http.get("/admin/crashes").json()["crashes"] == []
         assert self.gateway.poll() is None
         assert self.worker.poll() is None
-        self._until_same_engines()
-
-    def _until_same_engines(self, within: float = 20.0) -> None:
-        """Once the worker's heart has been heard again, two seconds later at the most."""
-        deadline = time.monotonic() + within
-        while not (engines := self._engines()):
-            assert time.monotonic() < deadline, "the worker has not been heard of again"
-        assert engines == self.engines
+        # Once the worker's heart has been heard again, two seconds later at the most.
+        assert self._all_engines() == self.engines
 
 
 @pytest.fixture

