@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,10 +53,13 @@ class Site:
         return self.system.chat(text, model="tiny", max_tokens=tokens, temperature=0.0)
 
     def ask_and_begin(self, number: int) -> list[str]:
-        """Jobs that run."""
+        """Jobs that run: a job is processing from its submit on where it has a direct lease, but may not have begun."""
         jobs = [self.ask() for _ in range(number)]
         for job in jobs:
-            self.system.until(job, "processing")
+            deadline = time.monotonic() + 30.0
+            while self.system.until(job, "processing")["attempts"] == 0:
+                assert time.monotonic() < deadline, "no worker has begun it"
+                time.sleep(0.05)
         return jobs
 
     def ended(self, job: str) -> dict[str, Any]:
