@@ -17,7 +17,8 @@ from tests.vllm.conftest import settings_of
 from tests.vllm.processes import named, record_of
 from tests.vllm.test_engine import answer, request
 from worker.engines.base import Loadable
-from worker.engines.vllm import Patience, VllmEngine
+from worker.engines.vllm import VllmEngine
+from worker.engines.vllm_control import Patience
 
 # A start takes half a minute: one engine serves all of these, in their order.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

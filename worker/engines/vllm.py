@@ -6,10 +6,8 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import httpx
 
@@ -22,6 +20,7 @@ from worker.engine_process import RECORD, EngineProcess, remove_start_directory,
 from worker.engine_record import EngineRecord
 from worker.engines.base import Chunk, Footprint, Request
 from worker.engines.openai import Upstream
+from worker.engines.vllm_control import CONNECT_TIMEOUT, PATIENCE, URL, Control, Patience
 from worker.footprint import Holding
 from worker.gpus import HOST, Gpus
 from worker.vllm_command import command, environment, gpu_count, on_ray, utilization, weights
@@ -29,25 +28,10 @@ from worker.vllm_installation import CPU, Installation
 
 # Seconds for an engine that is told to stop when nothing runs, to take its processes down in order.
 _STOP_GRACE = 10.0
-_CONNECT_TIMEOUT = 5.0
 # Seconds in which the end of an engine that has failed a request shows, on a busy machine.
 _DEATH_SHOWS = 5.0
 # Bytes by which free memory varies with what the driver does for itself.
 _SLACK = 64 * 2**20
-_URL = "http://engine"
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds. ``move``: for weights of a hundred gigabytes to go to main memory, or to come back. ``canary``: for the
-    first prompt after that. ``settle``: until memory that has been let go of shows as free."""
-
-    move: float = 120.0
-    canary: float = 30.0
-    settle: float = 5.0
-
-
-_PATIENCE = Patience()
 
 
 class VllmEngine:
@@ -65,7 +49,7 @@ class VllmEngine:
         settings: VllmSettings,
         home: Path,
         hardware: Gpus | None = None,
-        patience: Patience = _PATIENCE,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._hardware = hardware or Gpus()
         self.gpus: Sequence[str] = ()
@@ -82,7 +66,7 @@ class VllmEngine:
         self._installation = Installation(settings.python or sys.executable)
         self._directory: Path | None = None
         self._process: EngineProcess | None = None
-        self._http: httpx.AsyncClient | None = None
+        self._control: Control | None = None
         self._upstream: Upstream | None = None
         self._holding: Holding | None = None
         self._freed: Mapping[str, int] = {}
@@ -148,8 +132,9 @@ class VllmEngine:
         except BaseException:
             await self.stop(grace=0.0)
             raise
-        self._http = self._client(socket)
-        self._upstream = Upstream(f"The vLLM of {self._name}", f"{_URL}/v1", self._http)
+        http = self._client(socket)
+        self._control = Control(self._name, http, self._patience)
+        self._upstream = Upstream(f"The vLLM of {self._name}", f"{URL}/v1", http)
         self._stalled = False
         self._watch = asyncio.create_task(self._end_when_stalled(self._process, self._upstream))
 
@@ -161,7 +146,7 @@ class VllmEngine:
         process, self._process = self._process, None
         upstream, self._upstream = self._upstream, None
         directory, self._directory = self._directory, None
-        self._http = self._holding = None
+        self._control = self._holding = None
         if self._watch is not None:
             await cancel_all([self._watch])
         if process is not None:
@@ -203,9 +188,8 @@ class VllmEngine:
         await asyncio.to_thread(holding.slept)
 
     async def _fall_asleep(self, holding: Holding) -> None:
-        await self._ask("POST", "/sleep?level=1", "sleep_failed")
-        if not (await self._ask("GET", "/is_sleeping", "sleep_failed")).get("is_sleeping"):
-            raise EngineError(f"The vLLM of {self._name} was told to sleep and does not.", code="sleep_failed")
+        assert self._control is not None
+        await self._control.sleep()
         self._freed = await self._freed_by_sleep(holding)
 
     async def wake(self) -> None:
@@ -215,10 +199,8 @@ class VllmEngine:
             return
         await self._until_free(self._freed)
         await asyncio.to_thread(holding.mark)
-        await self._ask("POST", "/wake_up", "wake_failed")
-        if (await self._ask("GET", "/is_sleeping", "wake_failed")).get("is_sleeping"):
-            raise EngineError(f"The vLLM of {self._name} was woken and still sleeps.", code="wake_failed")
-        await self._canary()
+        assert self._control is not None
+        await self._control.wake()
         await asyncio.to_thread(holding.changed)
         self._asleep, self._freed = False, {}
 
@@ -278,7 +260,7 @@ class VllmEngine:
     def _client(self, socket: Path) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.max_concurrent)
         # Silence is watched over all requests together: one may wait long for its turn while others are answered.
-        timeout = httpx.Timeout(None, connect=_CONNECT_TIMEOUT)
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
         return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=limits), timeout=timeout)
 
     async def _check(self) -> Path:
@@ -356,31 +338,6 @@ class VllmEngine:
         told = f"The vLLM of {self._name} sleeps, but of the {_gib(held)} that it held on its GPUs"
         raise EngineError(f"{told} it freed only {_gib(max(0, freed))}.", code="sleep_freed_nothing")
 
-    async def _canary(self) -> None:
-        """A prompt through the whole engine, of whatever task: weights that did not come back fail it."""
-        prompt = {"model": self._name, "prompt": "1", "max_tokens": 1}
-        answer = await self._ask("POST", "/v1/completions", "wake_failed", json=prompt, timeout=self._patience.canary)
-        if not any(choice.get("finish_reason") for choice in answer.get("choices", ())):
-            raise EngineError(f"The vLLM of {self._name} was woken and does not answer.", code="wake_failed")
-
-    async def _ask(
-        self, method: str, path: str, code: str, *, json: Any = None, timeout: float | None = None
-    ) -> Mapping[str, Any]:
-        """A call beside the requests. Raises EngineError with ``code``."""
-        assert self._http is not None
-        seconds = self._patience.move if timeout is None else timeout
-        limits = httpx.Timeout(seconds, connect=_CONNECT_TIMEOUT)
-        told = f"The vLLM of {self._name}, asked for {path},"
-        try:
-            response = await self._http.request(method, f"{_URL}{path}", json=json, timeout=limits)
-        except httpx.TimeoutException as error:
-            raise EngineError(f"{told} did not answer in {seconds:g} s.", code=code) from error
-        except httpx.TransportError as error:
-            raise EngineError(f"{told} broke off: {error or type(error).__name__}.", code=code) from error
-        if not response.is_success:
-            raise EngineError(f"{told} answered {response.status_code}: {response.text[:500]}", code=code)
-        return _mapping(response)
-
 
 def _sockets(directory: Path) -> dict[str, str]:
     """Where vLLM's processes talk to each other: what a killed one leaves behind goes with the directory."""
@@ -391,15 +348,6 @@ def _members(record: Path) -> list[int]:
     """Pids of the engine that is recorded there."""
     found = EngineRecord.read(record)
     return [] if found is None else [process.pid for process in found.members()]
-
-
-def _mapping(response: httpx.Response) -> Mapping[str, Any]:
-    """Releases of vLLM differ in whether they say anything."""
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _gib(size: int) -> str:

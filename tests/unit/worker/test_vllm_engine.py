@@ -22,7 +22,8 @@ from config import VllmSettings
 from tests.unit.worker.nvml_library import GIB, Card, NvmlLibrary
 from worker.engine_host import Bounded
 from worker.engines.base import Delta, Loadable, Request, Result
-from worker.engines.vllm import Patience, VllmEngine
+from worker.engines.vllm import VllmEngine
+from worker.engines.vllm_control import Patience
 from worker.gpus import Gpus
 
 # An interpreter without any packages.
