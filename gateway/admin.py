@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.errors import ModelNotFound
 from gateway.auth import require_role
 from gateway.context import context, json_body
+from gateway.model_choice import named
 from gateway.problems import Problem
 from gateway.query import integer
 from gateway.schemas import (
@@ -27,10 +27,7 @@ from gateway.schemas import (
 async def queue(request: Request) -> Response:
     require_role(request, "admin")
     gateway = context(request)
-    asked = request.path_params["model"]
-    name = gateway.settings.resolve(asked)
-    if name is None:
-        raise ModelNotFound(asked)
+    name = named(gateway.settings, request.path_params["model"])
     entry = gateway.broker.models[name]
     counts = await gateway.broker.reader.counts(name)
     return json_body(

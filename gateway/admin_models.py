@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.desired import Desired, settled
-from broker.errors import ModelNotFound
 from broker.parameters import SAMPLING, Parameters
 from config import ModelSettings, SimulatorSettings, VllmSettings
 from gateway.auth import Principal, require_role
 from gateway.body import parse_json, read_body, validated
 from gateway.context import Context, context, json_body
 from gateway.health import open_counts
+from gateway.model_choice import named
 from gateway.model_views import Sight, model_body, states_of, worker_body
 from gateway.payloads import Resolution, ResolutionRequest
 from gateway.problems import Problem
@@ -49,7 +49,7 @@ async def models(request: Request) -> Response:
 async def model(request: Request) -> Response:
     require_role(request, "admin")
     gateway = context(request)
-    return await _answer(gateway, _named(gateway, request.path_params["model"]))
+    return await _answer(gateway, named(gateway.settings, request.path_params["model"]))
 
 
 async def start(request: Request) -> Response:
@@ -125,7 +125,7 @@ async def ocr_resolution(request: Request) -> Response:
     gateway = context(request)
     wait = wait_seconds(request, gateway.settings)
     asked = validated(ResolutionRequest, parse_json(await read_body(request, _LIMIT)))
-    name = _first_with_modes(gateway) if asked.model is None else _named(gateway, asked.model)
+    name = _first_with_modes(gateway) if asked.model is None else named(gateway.settings, asked.model)
     _resolution(gateway.settings.models[name], name, asked.resolution)
     log.info("%s sets the resolution of %s to %s", operator.subject, name, asked.resolution)
     desired = await gateway.broker.desired.set_resolution(name, operator.subject, asked.resolution)
@@ -147,16 +147,9 @@ def _asked(request: Request) -> tuple[Context, Principal, str]:
     """Who asks something of which model. Raises Problem ``forbidden``, ModelNotFound."""
     operator = require_role(request, "admin")
     gateway = context(request)
-    name = _named(gateway, request.path_params["model"])
+    name = named(gateway.settings, request.path_params["model"])
     log.info("%s asks: %s %s", operator.subject, request.method, request.url.path)
     return gateway, operator, name
-
-
-def _named(gateway: Context, asked: str) -> str:
-    name = gateway.settings.resolve(asked)
-    if name is None:
-        raise ModelNotFound(asked)
-    return name
 
 
 def _require_sleeper(gateway: Context, name: str) -> None:
