@@ -104,6 +104,11 @@ class Worker:
         state = self.models.get(model)
         return state is not None and state.ready and not self.draining
 
+    def manages(self, model: str) -> bool:
+        """Whether it has an engine of the model that is loaded and unloaded by orders."""
+        state = self.models.get(model)
+        return state is not None and state.managed
+
     def could_load(self, model: str) -> bool:
         state = self.models.get(model)
         return state is not None and state.loadable and not self.draining

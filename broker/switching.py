@@ -69,7 +69,7 @@ class Switching:
     async def tick(self) -> int:
         """Plans once; returns how many orders are new. Raises PyMongoError."""
         workers = await self._registry.live_workers()
-        models = [name for name in self._models if any(_manages(worker, name) for worker in workers)]
+        models = [name for name in self._models if any(worker.manages(name) for worker in workers)]
         epoch = await self._take_over() if models else None
         if epoch is None:
             return 0
@@ -176,11 +176,6 @@ class Forecasts:
             self._known = {model: forecast(used.get(model, {}), ahead, hour, self._days) for model in models}
             self._looked = time.monotonic()
         return {model: self._known[model] for model in models}
-
-
-def _manages(worker: Worker, model: str) -> bool:
-    state = worker.models.get(model)
-    return state is not None and state.managed
 
 
 def _same(standing: Standing, orders: Sequence[Order], overview: Overview) -> bool:

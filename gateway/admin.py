@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.naming import named
 from gateway.auth import require_role
 from gateway.context import context, json_body
-from gateway.model_choice import named
 from gateway.problems import Problem
 from gateway.query import integer
 from gateway.schemas import (

@@ -4,18 +4,9 @@ from collections.abc import Sequence
 
 from broker.errors import ModelNotFound
 from broker.registry import Worker, first_available
-from config import Settings
 from gateway.auth import Principal
 from gateway.context import Context
 from gateway.problems import Problem
-
-
-def named(settings: Settings, asked: str) -> str:
-    """The model that ``asked`` stands for. Raises ModelNotFound."""
-    name = settings.resolve(asked)
-    if name is None:
-        raise ModelNotFound(asked)
-    return name
 
 
 async def choose_model(

@@ -162,7 +162,6 @@ def _blocks(lines: Sequence[str]) -> Iterator[str]:
         if line and not line.startswith((" ", "#")):
             return  # the next section
         block = [line[4:]] if re.match(r"  # [A-Za-z0-9][A-Za-z0-9._/-]*:( |$)", line) else []
-    return
 
 
 def _gb(size: int) -> str:

@@ -30,7 +30,7 @@ def state_name(worker: Worker, state: ModelState) -> EngineState:
 
 
 def managed(model: str, workers: Sequence[Worker]) -> bool:
-    return any(state.managed for worker in workers if (state := worker.models.get(model)))
+    return any(worker.manages(model) for worker in workers)
 
 
 def plan_of(model: str, standing: Standing, workers: Sequence[Worker]) -> str | None:

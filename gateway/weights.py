@@ -11,7 +11,7 @@ from typing import Any
 import click
 import httpx
 
-from broker.errors import ModelNotFound
+from broker.naming import named
 from config import Settings, VllmSettings
 from config.errors import RoundhouseError
 
@@ -42,9 +42,7 @@ def pull_weights(settings: Settings, model: str) -> Path:
 
     Raises ModelNotFound, NoWeightsNeeded, GpuExtraMissing and PullFailed.
     """
-    name = settings.resolve(model)
-    if name is None:
-        raise ModelNotFound(model)
+    name = named(settings, model)
     entry = settings.models[name]
     if not isinstance(entry, VllmSettings):
         raise NoWeightsNeeded(f"{name} runs on the engine {entry.engine}, which needs no weights: nothing to pull.")

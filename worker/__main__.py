@@ -11,7 +11,7 @@ import uvloop
 
 from broker import logs
 from broker.broker import Broker
-from broker.errors import ModelNotFound
+from broker.naming import named
 from broker.parent import die_with_parent
 from config import Settings, load_settings
 from config.errors import RoundhouseError
@@ -38,13 +38,6 @@ async def serve(settings: Settings, only: Sequence[str] | None) -> None:
         await broker.close()
 
 
-def _resolve(settings: Settings, name: str) -> str:
-    model = settings.resolve(name)
-    if model is None:
-        raise ModelNotFound(name)
-    return model
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="roundhouse worker", description="Claims jobs and runs them on engines.")
     parser.add_argument("--models", help="comma-separated names; default: every configured model it can serve")
@@ -55,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure()
     try:
         settings = load_settings()
-        only = [_resolve(settings, name) for name in options.models.split(",")] if options.models else None
+        only = [named(settings, name) for name in options.models.split(",")] if options.models else None
         uvloop.run(serve(settings, only))
     except RoundhouseError as error:
         print(f"roundhouse worker: {error.message}", file=sys.stderr)

@@ -18,7 +18,7 @@ from broker.errors import EngineError
 from broker.measurements import Measurement
 from broker.registry import ModelState
 from worker.engine_condition import NOT_LOADED, Condition, examine
-from worker.engine_state import EngineState, Lifecycle
+from worker.engine_state import LOADED, EngineState, Lifecycle
 from worker.engines.base import Engine, Loadable
 from worker.gpus import HOST
 from worker.reconciler import Actual
@@ -169,7 +169,7 @@ class EngineHost:
             if since == self._life.since and inability != self._inability:
                 self._inability = inability
                 self._listener.changed()
-        elif self._life.state in (EngineState.READY, EngineState.SLEEPING, EngineState.DRAINING):
+        elif self._life.state in LOADED:
             condition = await examine(self.name, engine, self._condition)
             if since == self._life.since:
                 self._is_in(condition)

@@ -37,6 +37,9 @@ class EngineState(StrEnum):
 
 _S = EngineState
 
+# Something is loaded that can be looked at.
+LOADED = frozenset({_S.READY, _S.SLEEPING, _S.DRAINING})
+
 # From ready, sleeping and draining to stopped: it died.
 TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
     _S.STOPPED: frozenset({_S.STARTING}),

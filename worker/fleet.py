@@ -17,7 +17,7 @@ from broker.plans import Order
 from broker.registry import DeviceState, ModelState
 from config import SimulatorSettings, VllmSettings
 from worker.engine_host import EngineHost
-from worker.engine_state import EngineState
+from worker.engine_state import LOADED, EngineState
 from worker.engines.base import Engine, Loadable
 from worker.gpus import HOST, Gpus, main_memory
 from worker.reconciler import Action, action_for
@@ -31,8 +31,6 @@ ABILITY = 10.0
 LAST_WRITES = 2.0
 # Seconds between two looks at what other workers have measured.
 MEMORY = 10.0
-
-_LOADED = frozenset({EngineState.READY, EngineState.SLEEPING, EngineState.DRAINING})
 
 
 class Jobs(Protocol):
@@ -91,7 +89,7 @@ class Fleet:
         """Until cancelled; ``close`` ends the engines then."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look_after(ABILITY, frozenset({EngineState.STOPPED})))
-            group.create_task(self._look_after(HEALTH, _LOADED))
+            group.create_task(self._look_after(HEALTH, LOADED))
             group.create_task(self._remember())
             group.create_task(self._reconcile())
 

@@ -4,14 +4,13 @@ Every job is on disk (majority, journal) before its submit returns, and so is ev
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 
 from tests.benchmarks import scenarios
 from tests.benchmarks.peers.catalogue import PEERS
 from tests.benchmarks.rounds import OURS, compare
-from tests.benchmarks.site import machine, site
+from tests.benchmarks.site import headline, site
 from tests.benchmarks.tables import by_phase
 from tests.benchmarks.work import PHASES, Plan
 
@@ -49,10 +48,7 @@ def report(given: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
-    command = shlex.join(
-        ["python", "-m", "tests.benchmarks.broker", *(sys.argv[1:] if arguments is None else arguments)]
-    )
-    print(f"`{command}`: {machine()}\n", flush=True)
+    print(headline("tests.benchmarks.broker", arguments), flush=True)
     print(report(given))
     return 0
 

@@ -7,7 +7,6 @@ between its runs, which it has when it runs by the clock.
 import argparse
 import asyncio
 import json
-import shlex
 import sys
 import time
 import uuid
@@ -26,7 +25,7 @@ from broker.database import TTL_MARGIN, connect
 from broker.files import FileStore
 from config.settings import HistorySettings
 from tests.benchmarks.producer import MODEL
-from tests.benchmarks.site import Site, machine, module, process, site
+from tests.benchmarks.site import Site, headline, module, process, site
 from tests.benchmarks.tables import table
 from tests.benchmarks.work import cpu_seconds
 
@@ -138,8 +137,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
-    command = ["python", "-m", "tests.benchmarks.cleanup", *(sys.argv[1:] if arguments is None else arguments)]
-    print(f"`{shlex.join(command)}`: {machine()}\n", flush=True)
+    print(headline("tests.benchmarks.cleanup", arguments), flush=True)
     print(report(given.jobs, given.rate, given.alone, given.cleaning))
     return 0
 

@@ -7,7 +7,6 @@ the system's; or, with ``--vllm``, a real vLLM with a tiny model, which takes wh
 
 import argparse
 import os
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from tests.benchmarks import askers, bench_rounds
 from tests.benchmarks.askers import MEAN, STRAIGHT, SYSTEM, WAYS, Answers, Asking
 from tests.benchmarks.front import CLIENTS, Engine, paced, real, system
-from tests.benchmarks.site import Site, machine, module, output, site
+from tests.benchmarks.site import Site, headline, module, output, site
 from tests.benchmarks.tables import spread, table
 from tests.benchmarks.tiny_vllm import TINY
 
@@ -135,10 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     if (given.vllm or given.bench_serve) and not os.environ.get("VLLM_PYTHON"):
         raise SystemExit("VLLM_PYTHON must name a Python that has vLLM")
-    command = shlex.join(
-        ["python", "-m", "tests.benchmarks.engine", *(sys.argv[1:] if arguments is None else arguments)]
-    )
-    print(f"`{command}`: {machine()}\n", flush=True)
+    print(headline("tests.benchmarks.engine", arguments), flush=True)
     print(measured(given))
     return 0
 

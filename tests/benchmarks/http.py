@@ -6,7 +6,6 @@ nothing behind it.
 
 import argparse
 import secrets
-import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from tests.benchmarks.load import Load
 from tests.benchmarks.peers.catalogue import PEERS
 from tests.benchmarks.rounds import OURS
 from tests.benchmarks.rounds import compare as run_queues
-from tests.benchmarks.site import Site, machine, module, output, process, site
+from tests.benchmarks.site import Site, headline, module, output, process, site
 from tests.benchmarks.tables import comparison, of_phase
 from tests.benchmarks.work import CLIENTS, Figures, Plan, heard, payload
 from tests.system import System, free_port
@@ -113,8 +112,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
-    command = shlex.join(["python", "-m", "tests.benchmarks.http", *(sys.argv[1:] if arguments is None else arguments)])
-    print(f"`{command}`: {machine()}\n", flush=True)
+    print(headline("tests.benchmarks.http", arguments), flush=True)
     with site() as place:
         print(compare(place, given.rounds, given.jobs, given.connections))
         if given.peers:

@@ -3,11 +3,12 @@
 import asyncio
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,12 @@ def output(*command: str, env: Mapping[str, str], limit: float = LIMIT) -> str:
 
 def module(name: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", f"tests.benchmarks.{name}", *arguments)
+
+
+def headline(module: str, arguments: Sequence[str] | None) -> str:
+    """What was run, and where. ``arguments``: as ``main`` got them, None for the process's own."""
+    command = ["python", "-m", module, *(sys.argv[1:] if arguments is None else arguments)]
+    return f"`{shlex.join(command)}`: {machine()}\n"
 
 
 def machine() -> str:
