@@ -16,10 +16,9 @@ from pydantic import ValidationError
 
 from config import Settings, VllmSettings, load_settings
 from config.errors import ConfigError
+from config.vllm import gpu_count, on_ray, utilization, weight_places
 
 GB = 2**30
-# What vLLM takes of a GPU where gpu_memory_utilization is unset (vllm/config/cache.py, 0.30 to 0.32).
-UTILIZATION = 0.92
 # On each GPU beside weights and cache: the CUDA context, activations of the first batches, CUDA graphs.
 OVERHEAD = 2 * GB
 # Of the weights, for the cache of a model whose shape is not known here.
@@ -91,7 +90,7 @@ def gpu_memory(listing: str) -> list[int]:
 
 def need(name: str, entry: VllmSettings, on_disk: int | None = None) -> Need | None:
     """``on_disk``: bytes of its weights, where they are there. None: nothing tells how large the model is."""
-    gpus = entry.tensor_parallel_size * entry.pipeline_parallel_size
+    gpus = gpu_count(entry)
     if entry.memory is not None:
         return Need(entry.memory, gpus, estimated=False)
     source = entry.model or name
@@ -125,13 +124,13 @@ def judge(name: str, entry: VllmSettings, gpus: Sequence[int], on_disk: int | No
         return Verdict(name, needed, False, f"left out, as this release runs no {entry.task} models on vLLM yet")
     if needed is None:
         return Verdict(name, None, False, "left out, as neither its name nor `memory` in its entry tells its size")
-    if "ray" in (word.rpartition("=")[2] for word in entry.args):
+    if on_ray(entry):
         return Verdict(name, needed, False, "left out, as Ray spreads it over several machines")
     if needed.gpus > len(gpus):
         return Verdict(name, needed, False, f"does not fit, as this machine has {len(gpus)}")
     total = sorted(gpus, reverse=True)[needed.gpus - 1]
     # `memory` is all that the engine takes; an estimate is what it must have of the share that it takes.
-    share = 1.0 if entry.memory is not None else entry.gpu_memory_utilization or UTILIZATION
+    share = 1.0 if entry.memory is not None else utilization(entry)
     allowed = int(total * share)
     limit = f"{_gb(total)}" if share == 1.0 else f"the {_gb(allowed)} that vLLM takes of {_gb(total)}"
     fits = needed.bytes <= allowed
@@ -168,10 +167,9 @@ def _gb(size: int) -> str:
     return f"{size / GB:.1f} GB"
 
 
-def weights_on_disk(settings: Settings, name: str) -> int | None:
+def weights_on_disk(entry: VllmSettings, name: str, home: Path) -> int | None:
     """Bytes; None where they are not there. What `roundhouse pull` fetched lies under the name."""
-    entry = settings.models[name]
-    for directory in (Path(entry.model or name).expanduser(), settings.home / "models" / name):
+    for directory in weight_places(entry, name, home):
         for kind in ("*.safetensors", "*.bin"):
             if size := sum(file.stat().st_size for file in directory.glob(kind)):
                 return size
@@ -185,7 +183,7 @@ def report(settings: Settings, gpus: Sequence[int], shown: Mapping[str, VllmSett
         return
     yield f"This machine's GPUs have {', '.join(map(_gb, gpus))}. The models of {settings.config_path.name} for vLLM:"
     entries = {name: entry for name, entry in settings.models.items() if isinstance(entry, VllmSettings)}
-    there = {name: weights_on_disk(settings, name) for name in entries}
+    there = {name: weights_on_disk(entry, name, settings.home) for name, entry in entries.items()}
     chosen = [judge(name, entry, gpus, there[name]) for name, entry in entries.items()]
     offered = [judge(name, entry, gpus) for name, entry in shown.items() if name not in settings.models]
     for verdict in chosen:

@@ -14,6 +14,7 @@ import httpx
 from broker.naming import named
 from config import Settings, VllmSettings
 from config.errors import RoundhouseError
+from config.vllm import weight_places
 
 # Old releases of huggingface_hub raise what requests raises, which is an OSError; new ones what httpx raises.
 _FAULTS = (OSError, ValueError, httpx.HTTPError)
@@ -47,15 +48,15 @@ def pull_weights(settings: Settings, model: str) -> Path:
     if not isinstance(entry, VllmSettings):
         raise NoWeightsNeeded(f"{name} runs on the engine {entry.engine}, which needs no weights: nothing to pull.")
     source = entry.model or name
-    target = settings.home / "models" / name
-    for there in (Path(source).expanduser().absolute(), target):
+    places = weight_places(entry, name, settings.home)
+    for there in places:
         if there.is_dir():
             click.echo(f"roundhouse: the weights of {name} are there already, nothing is downloaded.", err=True)
             return there
     if source.startswith(("/", "./", "../", "~")):
         raise PullFailed(f"The model {name} is to be read from {source}, which is no directory; mend its `model`.")
     _download(settings.home, name, source)
-    return target
+    return places[-1]
 
 
 def _download(home: Path, name: str, source: str) -> None:

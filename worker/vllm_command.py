@@ -3,10 +3,10 @@ whether a directory is there."""
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from config import VllmSettings
+from config.vllm import on_ray, weight_places
 
 # What only Roundhouse itself has to know.
 _SECRETS = ("ROUNDHOUSE", "MONGODB_URI", "JWT_SECRET", "ADMIN_PASSWORD", "SERVER_")
@@ -19,42 +19,11 @@ _FLAGS: Mapping[str, str] = {
     "dtype": "--dtype",
     "quantization": "--quantization",
 }
-# The default of vLLM 0.32 for --gpu-memory-utilization (vllm/config/cache.py).
-DEFAULT_UTILIZATION = 0.92
 
 
 def weights(settings: VllmSettings, name: str, home: Path) -> Path | None:
     """The directory with the weights: the user's, or that of ``roundhouse pull``. None when there is none."""
-    places = (Path(settings.model or name).expanduser().absolute(), home / "models" / name)
-    return next((place for place in places if place.is_dir()), None)
-
-
-def flag(settings: VllmSettings, *names: str) -> str | None:
-    """The value of a flag in the user's own ``args``, under any of its names; the last one wins, as with vLLM."""
-    found = None
-    for word, following in pairwise([*settings.args, ""]):
-        name, equals, value = word.partition("=")
-        if name.replace("_", "-") in names:
-            found = value if equals else following or None
-    return found
-
-
-def utilization(settings: VllmSettings) -> float:
-    """Share of a GPU's memory that vLLM takes, unless ``memory`` says how much."""
-    told = _number(flag(settings, "--gpu-memory-utilization", "--device-memory-utilization"))
-    return told or settings.gpu_memory_utilization or DEFAULT_UTILIZATION
-
-
-def gpu_count(settings: VllmSettings) -> int:
-    """GPUs in all, of this machine or, with Ray, of several."""
-    tensor = _number(flag(settings, "--tensor-parallel-size", "-tp")) or settings.tensor_parallel_size
-    pipeline = _number(flag(settings, "--pipeline-parallel-size", "-pp")) or settings.pipeline_parallel_size
-    return int(tensor * pipeline)
-
-
-def on_ray(settings: VllmSettings) -> bool:
-    """Whether Ray places the engine's parts, on this machine and others."""
-    return flag(settings, "--distributed-executor-backend") == "ray"
+    return next((place for place in weight_places(settings, name, home) if place.is_dir()), None)
 
 
 def command(
@@ -86,14 +55,6 @@ def command(
         paths = {adapter: Path(path).expanduser().absolute() for adapter, path in settings.lora.items()}
         words += ["--enable-lora", "--lora-modules", *(f"{adapter}={path}" for adapter, path in paths.items())]
     return [*words, *settings.args]
-
-
-def _number(value: str | None) -> float | None:
-    """None for what is none: vLLM will say so when it is started with it."""
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        return None
 
 
 def _on_gpu(settings: VllmSettings, total: int) -> list[str]:

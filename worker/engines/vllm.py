@@ -16,6 +16,7 @@ from broker.errors import EngineDied, EngineError, EngineNotRunning, EngineStall
 from broker.mongodset import Polls
 from broker.registry import DeviceState
 from config import VllmSettings
+from config.vllm import gpu_count, on_ray, utilization
 from worker.engine_process import RECORD, EngineProcess, remove_start_directory, socket_in, start_directory
 from worker.engine_record import EngineRecord
 from worker.engines.base import Chunk, Footprint, Request
@@ -23,7 +24,7 @@ from worker.engines.openai import Upstream
 from worker.engines.vllm_control import CONNECT_TIMEOUT, PATIENCE, URL, Control, Patience
 from worker.footprint import Holding
 from worker.gpus import HOST, Gpus
-from worker.vllm_command import command, environment, gpu_count, on_ray, utilization, weights
+from worker.vllm_command import command, environment, weights
 from worker.vllm_installation import CPU, Installation
 
 # Seconds for an engine that is told to stop when nothing runs, to take its processes down in order.

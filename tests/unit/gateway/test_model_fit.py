@@ -7,7 +7,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from config import ModelEntry, VllmSettings, load_settings
-from gateway.model_fit import GB, OVERHEAD, SHAPES, UTILIZATION, examples, gpu_memory, judge, need, report
+from config.vllm import DEFAULT_UTILIZATION
+from gateway.model_fit import GB, OVERHEAD, SHAPES, examples, gpu_memory, judge, need, report
 
 ROOT = Path(__file__).parents[3]
 
@@ -84,7 +85,7 @@ def test_a_model_of_unknown_size_is_left_out_with_what_to_do(model: str) -> None
 
 def test_an_estimate_has_to_fit_into_the_share_that_vllm_takes() -> None:
     needed = bytes_of("Qwen/Qwen3-8B")
-    exact = int(needed / UTILIZATION) + 1
+    exact = int(needed / DEFAULT_UTILIZATION) + 1
     assert judge("m", entry(), [exact]).fits
     assert not judge("m", entry(), [exact - 2]).fits
     half = judge("m", entry(gpu_memory_utilization=0.5), [exact])
@@ -101,6 +102,13 @@ def test_a_model_for_more_gpus_than_there_are_does_not_fit() -> None:
     verdict = judge("m", entry(tensor_parallel_size=2), [80 * GB])
     assert not verdict.fits
     assert verdict.why == "does not fit, as this machine has 1"
+
+
+def test_flags_of_the_users_own_count_as_they_do_for_the_worker() -> None:
+    assert judge("m", entry(args=["-tp", "2"]), [80 * GB]).why == "does not fit, as this machine has 1"
+    needed = bytes_of("Qwen/Qwen3-8B")
+    assert judge("m", entry(), [needed * 2]).fits
+    assert not judge("m", entry(args=["--gpu-memory-utilization=0.4"]), [needed * 2]).fits
 
 
 @pytest.mark.parametrize("args", [["--distributed-executor-backend", "ray"], ["--distributed-executor-backend=ray"]])

@@ -2,7 +2,8 @@ from pathlib import Path
 from typing import Any
 
 from config import VllmSettings
-from worker.vllm_command import command, environment, gpu_count, on_ray, utilization, weights
+from config.vllm import gpu_count, on_ray, utilization
+from worker.vllm_command import command, environment, weights
 
 GIB = 2**30
 MODEL, SOCKET = Path("/models/tiny"), Path("/run/engine/socket")
