@@ -6,25 +6,30 @@ from config.errors import JSON, ConfigError, RoundhouseError
 
 if TYPE_CHECKING:
     from config.loader import load_settings
+    from config.models import (
+        ModelEntry,
+        ModelSettings,
+        OpenaiSettings,
+        RapidocrSettings,
+        ReaderSettings,
+        Resolution,
+        SimulatorSettings,
+        Task,
+        TesseractSettings,
+        VllmSettings,
+    )
     from config.settings import (
         AuthSettings,
         AutoSwitchSettings,
         DefaultsSettings,
         HistorySettings,
-        ModelEntry,
-        ModelSettings,
         MongodbSettings,
-        OpenaiSettings,
         Priority,
         QueueSettings,
         RateLimitSettings,
         Role,
         ServerSettings,
         Settings,
-        SimulatorSettings,
-        Task,
-        TesseractSettings,
-        VllmSettings,
     )
 
 __all__ = [
@@ -40,7 +45,10 @@ __all__ = [
     "OpenaiSettings",
     "Priority",
     "QueueSettings",
+    "RapidocrSettings",
     "RateLimitSettings",
+    "ReaderSettings",
+    "Resolution",
     "Role",
     "RoundhouseError",
     "ServerSettings",
@@ -61,7 +69,7 @@ def __getattr__(name: str) -> Any:
 
         return load_settings
     if name in __all__:
-        from config import settings
+        from config import models, settings
 
-        return getattr(settings, name)
+        return getattr(models if hasattr(models, name) else settings, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,8 @@ from typing import Any, Final, get_args
 from pydantic_core import ErrorDetails
 
 from config.consistency import Finding, Path, did_you_mean
-from config.settings import ConfigFile, ModelEntry, ModelSettings
+from config.models import ModelEntry, ModelSettings
+from config.settings import ConfigFile
 from config.shape import map_value, members, section_of
 from config.values import Raw
 

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from config import consistency
 from config.errors import ConfigError
 from config.explain import engines_with, explain
+from config.models import ModelSettings
 from config.overrides import NamedVariables, find_overrides, put, read_named
-from config.settings import ConfigFile, ModelSettings, Settings
+from config.settings import ConfigFile, Settings
 from config.values import Raw
 from config.yamltext import Parsed, YamlProblem, parse
 

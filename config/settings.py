@@ -5,13 +5,11 @@ descriptions in ``config/schema.json``, which editors show.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     StringConstraints,
@@ -20,29 +18,19 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from config.consistency import inconsistencies
-from config.shape import settle
+from config.models import (
+    ModelEntry,
+)
+from config.section import Name, Section
 from config.values import Bytes, Seconds
 
-Task: TypeAlias = Literal["chat", "ocr", "embedding"]
 Priority: TypeAlias = Literal["high", "normal", "low"]
 
 # Characters.
 MIN_PASSWORD = 8
 MAX_PASSWORD = 1024
 
-# Names go into URLs and log lines; a slash is allowed because hub ids are customary as model names.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
 MongodbUri = Annotated[str, StringConstraints(pattern=r"^mongodb(\+srv)?://")]
-# Each one becomes part of a command line and of a file name.
-Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)?$")]
-
-
-def _whole_number_as_text(value: object) -> object:
-    # `args: [--max-num-seqs, 16]` and `env: {OMP_NUM_THREADS: 4}` are what people write.
-    return str(value) if type(value) is int else value
-
-
-Word = Annotated[str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int)]
 
 
 def _checked_jwt_secret(secret: SecretStr) -> SecretStr:
@@ -67,24 +55,6 @@ def _checked_admin_password(secret: SecretStr) -> SecretStr:
 
 JwtSecret = Annotated[SecretStr, AfterValidator(_checked_jwt_secret)]
 AdminPassword = Annotated[SecretStr, AfterValidator(_checked_admin_password)]
-
-
-class Section(BaseModel):
-    """One mapping of the file: frozen, no unknown keys, no guessing of types."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _settle(cls, data: Any) -> Any:
-        return settle(cls.model_fields, data)
 
 
 class ServerSettings(Section):
@@ -127,7 +97,7 @@ class QueueSettings(Section):
     """Longest wait before a retry."""
     aging: Seconds = 120.0
     """A waiting job rises one priority level for each such time that it has waited."""
-    weights: dict[str, Annotated[float, Field(gt=0, le=1_000_000)]] = {}
+    weights: dict[str, Annotated[float, Field(gt=0, le=1_000_000)]] = Field(default={})
     """Shares of clients (user names) that differ from 1: one of weight 2 gets twice as many turns."""
 
     @model_validator(mode="after")
@@ -185,7 +155,7 @@ class RateLimitSettings(Section):
     """Requests a minute and client."""
     burst: int = Field(default=10, ge=1, le=1_000_000)
     """Requests that may come at once."""
-    exempt_roles: list[Name] = ["service"]
+    exempt_roles: list[Name] = Field(default=["service"])
     """Roles without a limit."""
 
 
@@ -210,133 +180,12 @@ class AutoSwitchSettings(Section):
     available when the worker starts."""
 
 
-class ModelSettings(Section):
-    """What every model entry has, whatever its engine."""
-
-    task: Task
-    """What the model does."""
-    engine: str
-    """What runs it."""
-    model: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """Hub id or path of the weights, or the upstream's name for the model; unset: the entry's own name."""
-    max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 10
-    """Jobs that run at once, over all workers."""
-    max_waiting: Annotated[int, Field(ge=0, le=100_000)] = 10
-    """Jobs that may wait beyond those; a request over both is answered 503."""
-    timeout: Seconds = 300.0
-    """Longest run of one attempt (of one page, for documents)."""
-    max_retries: Annotated[int, Field(ge=0, le=100)] = 3
-    """Further attempts after a crash, a timeout or a passing error."""
-    aliases: list[Name] = []
-    """Other names that requests may use."""
-    description: str = ""
-    """Shown in the list of models."""
-
-    @property
-    def adapters(self) -> frozenset[str]:
-        """Names of LoRA adapters, which requests give in place of the model's."""
-        return frozenset()
-
-    @property
-    def other_names(self) -> frozenset[str]:
-        return self.adapters.union(self.aliases)
-
-
-class TesseractSettings(ModelSettings):
-    """OCR on the CPU by Tesseract."""
-
-    engine: Literal["tesseract"]
-    """What runs it."""
-    task: Literal["ocr"]
-    """Tesseract does OCR only."""
-    languages: Annotated[list[Language], Field(min_length=1)] | None = None
-    """Tesseract's language codes (eng, deu, chi_sim); unset: found out from the page."""
-    dpi: int = Field(default=300, ge=70, le=1200)
-    """Resolution at which PDF pages are drawn."""
-    max_pages: int = Field(default=500, ge=1, le=100_000)
-    """Longest document."""
-
-
-class OpenaiSettings(ModelSettings):
-    """Any server that speaks the OpenAI API."""
-
-    engine: Literal["openai"]
-    """What runs it."""
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
-    """Address up to and with /v1, without credentials."""
-    api_key: SecretStr | None = None
-    """Bearer token for the upstream; best written ${env:NAME}."""
-
-
-class SimulatorSettings(ModelSettings):
-    """Deterministic tokens at a set speed, for tests and demonstrations. No model is behind it."""
-
-    engine: Literal["simulator"]
-    """What runs it."""
-    tokens_per_second: float = Field(default=50.0, gt=0, le=1_000_000)
-    """Speed."""
-    tokens: int = Field(default=64, ge=1, le=1_000_000)
-    """Length of an answer."""
-    faults: bool = False
-    """Whether a request may ask for a fault (crash, hang, slow, garbage)."""
-    memory: Bytes | None = None
-    """Memory that it pretends to take while it is loaded; set: it is loaded and unloaded as a real model is."""
-    load_time: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    """Seconds that loading takes; waking takes a tenth."""
-
-
-class VllmSettings(ModelSettings):
-    """A `vllm serve` process that the worker starts and looks after."""
-
-    engine: Literal["vllm"]
-    """What runs it."""
-    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    """Share of the GPU's memory; unset: vLLM's default."""
-    max_model_len: int | None = Field(default=None, ge=1)
-    """Longest context in tokens; unset: the model's."""
-    tensor_parallel_size: int = Field(default=1, ge=1, le=1024)
-    """GPUs that share the model."""
-    pipeline_parallel_size: int = Field(default=1, ge=1, le=1024)
-    """Groups of such GPUs, each with a part of the model's layers."""
-    dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] | None = None
-    """Type of the weights; unset: vLLM's default."""
-    quantization: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """vLLM's name of the quantization; unset: the model's."""
-    memory: Bytes | None = None
-    """Memory that the engine takes on each of its GPUs, or of the machine where there is none; unset: measured when it
-    is first loaded."""
-    sleep: bool = True
-    """Whether it may sleep on a GPU: its weights wait in main memory and are back in seconds."""
-    lora: dict[Name, Annotated[str, StringConstraints(min_length=1)]] = {}
-    """LoRA adapters: paths of their weights by name. A request that names one in `model` runs with it."""
-    python: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """Interpreter of the virtual environment that vLLM is installed in; unset: Roundhouse's own."""
-    start_timeout: Seconds = 1800.0
-    """Longest start: reading the weights and compiling."""
-    stall_timeout: Seconds = 60.0
-    """An engine from which no token comes for this long hangs: it is killed and started again."""
-    # Both may carry tokens.
-    args: list[Word] = Field(default=[], repr=False)
-    """Further arguments for `vllm serve`."""
-    env: dict[str, Word] = Field(default={}, repr=False)
-    """Further environment variables for `vllm serve`."""
-
-    @property
-    def adapters(self) -> frozenset[str]:
-        return frozenset(self.lora)
-
-
-ModelEntry: TypeAlias = Annotated[
-    TesseractSettings | OpenaiSettings | SimulatorSettings | VllmSettings, Field(discriminator="engine")
-]
-
-
 class DefaultsSettings(Section):
     """Which model serves a request that names none: the first of the list that is available."""
 
-    ocr: list[str] = []
+    ocr: list[str] = Field(default=[])
     """Names of models whose task is ocr, best first."""
-    chat: list[str] = []
+    chat: list[str] = Field(default=[])
     """Names of models whose task is chat, best first."""
 
 
@@ -350,7 +199,7 @@ class ConfigFile(Section):
     rate_limit: RateLimitSettings = RateLimitSettings()
     history: HistorySettings = HistorySettings()
     auto_switch: AutoSwitchSettings = AutoSwitchSettings()
-    models: dict[Name, ModelEntry] = {}
+    models: dict[Name, ModelEntry] = Field(default={})
     """The models by name."""
     defaults: DefaultsSettings = DefaultsSettings()
 

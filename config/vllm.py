@@ -3,7 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
-from config.settings import VllmSettings
+from config.models import VllmSettings
 
 # The default of vLLM 0.32 for --gpu-memory-utilization (vllm/config/cache.py).
 DEFAULT_UTILIZATION = 0.92

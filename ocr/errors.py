@@ -9,11 +9,13 @@
         │   ├── EncryptedDocument       encrypted_document     opens only with a password
         │   ├── NoPages                 no_pages
         │   ├── TooManyPages            too_many_pages
+        │   ├── NoSuchPage              no_such_page           pages were asked for that it does not have
         │   ├── ImageTooLarge           image_too_large        more pixels than are decoded
         │   ├── DocumentTooLarge        document_too_large     needs more memory or disk than it may use
         │   ├── DecodeTimeout           decode_timeout
         │   └── DecoderCrashed          decoder_crashed        died of a signal, which is named
         ├── RecogniserError             recogniser_failed
+        │   ├── PageLooped              page_looped            a model that said the same again and again
         │   ├── RecogniserTimeout       recogniser_timeout
         │   ├── RecogniserCrashed       recogniser_crashed     died of a signal, which is named
         │   └── LanguageMissing         language_not_installed
@@ -27,6 +29,7 @@ too long on a busy machine is not.
 from typing import ClassVar
 
 from config.errors import RoundhouseError
+from ocr.page import Reading
 from ocr.protocol import Refusal
 
 
@@ -67,6 +70,12 @@ class TooManyPages(DocumentError):
     code = "too_many_pages"
 
 
+class NoSuchPage(DocumentError):
+    """``details["pages"]`` is how many there are."""
+
+    code = "no_such_page"
+
+
 class ImageTooLarge(DocumentError):
     code = "image_too_large"
 
@@ -88,7 +97,14 @@ class DecoderCrashed(DocumentError):
 
 
 class RecogniserError(OcrError):
+    """`partial` is what was read before it went wrong, where that is of use."""
+
     code = "recogniser_failed"
+    partial: Reading | None = None
+
+
+class PageLooped(RecogniserError):
+    code = "page_looped"
 
 
 class RecogniserTimeout(RecogniserError):
@@ -121,6 +137,7 @@ DECODER_ERRORS: dict[str, type[OcrError]] = {
         EncryptedDocument,
         NoPages,
         TooManyPages,
+        NoSuchPage,
         ImageTooLarge,
         DocumentTooLarge,
         DecodeTimeout,
