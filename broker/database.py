@@ -65,6 +65,14 @@ class Database:
         return self._light("jobs")
 
     @property
+    def pages(self) -> Collection:
+        return self._collection("pages")
+
+    @property
+    def pages_light(self) -> Collection:
+        return self._light("pages")
+
+    @property
     def usage(self) -> Collection:
         return self._light("usage")
 
@@ -147,6 +155,8 @@ SLOT_INDEX = "slot"
 BACKOFF_INDEX = "backoff"
 IDEMPOTENCY_INDEX = "idempotency"
 ENDED_INDEX = "ended"
+REUSE_INDEX = "reuse"
+PAGES_OF_INDEX = "pages_of"
 _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
     CLAIM_INDEX: (
         [("model", 1), ("lane", 1), ("seq", 1)],
@@ -166,6 +176,11 @@ _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
         {"partialFilterExpression": {"finished_at": {"$exists": True}}},
     ),
     "owner": ([("subject", 1), ("_id", -1)], {}),
+    REUSE_INDEX: (
+        [("subject", 1), ("reusable", 1), ("finished_at", -1)],
+        {"partialFilterExpression": {"reusable": {"$exists": True}}},
+    ),
+    PAGES_OF_INDEX: ([("pages_of", 1)], {"partialFilterExpression": {"pages_of": {"$exists": True}}}),
     IDEMPOTENCY_INDEX: (
         [("subject", 1), ("idempotency.key", 1)],
         {"unique": True, "partialFilterExpression": {"idempotency.key": {"$exists": True}}},
@@ -185,6 +200,7 @@ async def ensure_schema(database: Database, retention: float, habits: float = 0.
     net = retention + TTL_MARGIN
     for name, (keys, options) in _JOB_INDEXES.items():
         await database.jobs.create_index(keys, name=name, **options)
+    await database.pages.create_index([("job", 1), ("number", 1)], name="page", unique=True)
     await _ensure_ttl(database.jobs, "finished_at", net)
     await database.crashes.create_index([("model", 1), ("at", -1)], name="model")
     await _ensure_ttl(database.crashes, "at", net)

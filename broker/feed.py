@@ -141,6 +141,10 @@ class JobFeed:
                 return job
             return await load()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
         """Sends everybody who waits home with what they have: the process is about to stop."""
         self._closed = True

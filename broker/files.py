@@ -1,6 +1,7 @@
 """The documents that jobs work on and the results that are too large for a job document, in GridFS."""
 
 import logging
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 
 from bson import ObjectId
@@ -24,6 +25,7 @@ class FileStore:
 
     def __init__(self, database: Database) -> None:
         self._jobs = database.jobs
+        self._pages = database.pages
         # On the handle: a bucket's own write concern does not reach its uploads.
         handle = database.handle.with_options(codec_options=CODEC, write_concern=DURABLE)
         self._files = handle["files.files"]
@@ -44,6 +46,15 @@ class FileStore:
         except NoFile:
             raise FileMissing(f"The file {file_id} is not in the store.") from None
         return data
+
+    async def chunks(self, file_id: ObjectId) -> AsyncGenerator[bytes, None]:
+        """As ``get``, of CHUNK_SIZE bytes at most each: for files that are only passed on."""
+        try:
+            stream = await self._bucket.open_download_stream(file_id)
+        except NoFile:
+            raise FileMissing(f"The file {file_id} is not in the store.") from None
+        while chunk := await stream.readchunk():
+            yield chunk
 
     async def delete(self, file_id: ObjectId) -> None:
         """Deleting what is gone already is no error."""
@@ -93,8 +104,11 @@ class FileStore:
         return {document["_id"]: document["metadata"]["job"] async for document in old}
 
     async def _referred(self, jobs: set[ObjectId]) -> set[ObjectId]:
-        found: set[ObjectId] = set()
-        async for job in self._jobs.find({"_id": {"$in": list(jobs)}}, {"file.id": 1, "result_file": 1}):
-            named = (job.get("file", {}).get("id"), job.get("result_file"))
-            found.update(file_id for file_id in named if file_id is not None)
-        return found
+        found: set[ObjectId | None] = set()
+        named = {"$or": [{"_id": {"$in": list(jobs)}}, {"pages_of": {"$in": list(jobs)}}]}
+        async for job in self._jobs.find(named, {"file.id": 1, "result_file": 1, "files": 1}):
+            found.update((job.get("file", {}).get("id"), job.get("result_file")))
+            found.update(job.get("files", {}).values())
+        async for page in self._pages.find({"job": {"$in": list(jobs)}}, {"files": 1}):
+            found.update(page.get("files", {}).values())
+        return {file_id for file_id in found if file_id is not None}

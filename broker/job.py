@@ -95,7 +95,7 @@ LEASE_EXPIRED = Failure("lease_expired", "The worker stopped renewing its lease:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job as it is submitted. ``timeout`` in seconds, for one attempt."""
+    """A job as it is submitted. ``fingerprint``: of all that its result depends on, see ``broker.reuse``."""
 
     task: str
     model: str
@@ -105,6 +105,7 @@ class NewJob:
     priority: Priority = Priority.NORMAL
     file: StoredFile | None = None
     idempotency: Idempotency | None = None
+    fingerprint: str | None = None
     id: ObjectId = field(default_factory=ObjectId)
 
 
@@ -112,7 +113,9 @@ class NewJob:
 class Job:
     """A job as it is stored. Times are aware UTC datetimes, ``timeout`` is in seconds.
 
-    ``suspect``: an engine died while it and others ran there, so it runs alone.
+    ``suspect``: an engine died while it and others ran there, so it runs alone. ``gained``: the attempt that holds it
+    has brought it further, by what the next one need not do again. ``pages_of``: the job that has read the pages, where
+    that was another one. ``files`` belong to its result.
     """
 
     id: ObjectId
@@ -135,11 +138,20 @@ class Job:
     token: str | None
     slot: int | None
     suspect: bool
+    gained: bool
     progress: Mapping[str, Any] | None
     errors: tuple[Mapping[str, Any], ...]
     error: Mapping[str, Any] | None
     result: Mapping[str, Any] | None
     result_file: ObjectId | None
+    files: Mapping[str, ObjectId]
+    fingerprint: str | None
+    pages_of: ObjectId | None
+
+    @property
+    def pages_id(self) -> ObjectId:
+        """The job under whose id its pages are kept."""
+        return self.pages_of or self.id
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Job":
@@ -165,11 +177,15 @@ class Job:
             token=document.get("token"),
             slot=document.get("slot"),
             suspect=document.get("suspect", False),
+            gained="gained" in document and document["gained"] == document.get("token"),
             progress=document.get("progress"),
             errors=tuple(document.get("errors", ())),
             error=document.get("error"),
             result=document.get("result"),
             result_file=document.get("result_file"),
+            files=document.get("files", {}),
+            fingerprint=document.get("fingerprint"),
+            pages_of=document.get("pages_of"),
         )
 
 

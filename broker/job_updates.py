@@ -21,9 +21,9 @@ CONFIRM = 5.0
 
 
 # What a processing job has and no other job may have.
-HELD = ["slot", "token", "worker", "lease_expires_at", "progress"]
+HELD = ["slot", "token", "worker", "lease_expires_at", "gained"]
 # What an ended job has no more.
-OPEN = ["place", "slot", "lease_expires_at"]
+OPEN = ["place", "slot", "lease_expires_at", "gained"]
 
 
 def lapsed(lease: float) -> dict[str, Any]:
@@ -150,4 +150,20 @@ def new_document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
         document["file"] = asdict(new.file)
     if new.idempotency is not None:
         document["idempotency"] = asdict(new.idempotency)
+    if new.fingerprint is not None:
+        document["fingerprint"] = new.fingerprint
     return document
+
+
+def answered_document(new: NewJob, model: ModelSettings, origin: Job) -> dict[str, Any]:
+    """A job that ends as it comes, with the result and the pages of ``origin``."""
+    document = new_document(new, model)
+    del document["lane"]
+    shared = {"result": origin.result, "result_file": origin.result_file, "files": origin.files}
+    return {
+        **document,
+        **{key: value for key, value in shared.items() if value},
+        "pages_of": origin.pages_id,
+        "status": Status.COMPLETED.value,
+        "finished_at": document["created_at"],
+    }

@@ -6,11 +6,11 @@ number of lanes and stays flat in the queue's depth.
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from bson import Timestamp
 
@@ -22,6 +22,9 @@ from broker.shares import Shares
 Document = dict[str, Any]
 Key = TypeVar("Key")
 
+Resolutions: TypeAlias = Sequence[str | None] | None
+
+_RESOLUTION = "payload.options.resolution"
 # Up to so many lanes are read to the depth that a claim may need; of more, one job each is enough for a round.
 FEW_LANES = 4
 
@@ -36,6 +39,12 @@ def lane_expression() -> Document:
     return {"$concat": [{"$toString": "$level"}, ":", "$subject"]}
 
 
+def _claimable(model: str, resolutions: Resolutions = None) -> Document:
+    """Matches the jobs of the model that could be claimed."""
+    claimable: Document = {"model": model, "lane": {"$gte": ""}}
+    return claimable if resolutions is None else claimable | {_RESOLUTION: {"$in": list(resolutions)}}
+
+
 class Lanes:
     """``weights``: share of each subject, 1 where it has none. ``aging``: seconds per level risen."""
 
@@ -46,12 +55,14 @@ class Lanes:
         self.weights = weights
         self.aging = aging
 
-    async def next_jobs(self, model: str, most: int) -> tuple[list[Document], bool]:
+    async def next_jobs(self, model: str, most: int, resolutions: Resolutions = None) -> tuple[list[Document], bool]:
         """Up to ``most`` documents in the order in which they are to be claimed; charges their subjects.
+
+        ``resolutions``: those that the jobs may ask for, with None in it those that ask for none, too.
 
         True where others wait, or may, that another look would find. Who claims them may find some taken.
         """
-        lanes = await self._look(model, most)
+        lanes = await self._look(_claimable(model, resolutions), most)
         documents = {job["_id"]: job for lane in lanes for job in lane.jobs}
         if len(lanes) <= 1:
             jobs = list(documents.values())
@@ -65,37 +76,59 @@ class Lanes:
             await self._shares.charge(model, clock.now, Counter(job["subject"] for job in chosen))
         return chosen, len(chosen) < len(documents) or any(lane.more for lane in lanes)
 
-    async def _look(self, model: str, most: int) -> list["_Jobs"]:
+    async def _look(self, claimable: Document, most: int) -> list["_Jobs"]:
         """The lanes, each to a depth that is enough for a claim of ``most`` or for the start of one.
 
         What waits is mostly little, or mostly one client's: then the first ``most`` jobs, lane by lane, tell it all.
         """
-        first = await self._first(model, most)
+        first = await self._first(claimable, most)
         lanes = [list(jobs) for _, jobs in groupby(first, key=itemgetter("lane"))]
         if len(first) < most:
             return [_Jobs(jobs, more=False) for jobs in lanes]
-        if len(lanes) == 1 and not await self._any_beyond(model, lanes[0][0]["lane"]):
+        if len(lanes) == 1 and not await self._any_beyond(claimable, lanes[0][0]["lane"]):
             return [_Jobs(lanes[0], more=True)]
-        heads = await self.heads(model)
+        heads = await self._heads(claimable)
         if len(heads) > FEW_LANES:
             return [_Jobs([head], more=True) for head in heads]
         depth = most // max(1, len(heads)) + 1
-        found = await asyncio.gather(*(self._depth(model, head["lane"], depth) for head in heads))
+        found = await asyncio.gather(*(self._depth(claimable, head["lane"], depth) for head in heads))
         return [_Jobs(jobs, more=len(jobs) == depth) for jobs in found if jobs]
 
-    async def _first(self, model: str, most: int) -> list[Document]:
-        found = self._jobs.find({"model": model, "lane": {"$gte": ""}}).sort([("lane", 1), ("seq", 1)]).limit(most)
+    async def _first(self, claimable: Document, most: int) -> list[Document]:
+        found = self._jobs.find(claimable).sort([("lane", 1), ("seq", 1)]).limit(most)
         return await found.hint(CLAIM_INDEX).to_list()
 
-    async def _any_beyond(self, model: str, lane: str) -> bool:
-        beyond = {"model": model, "lane": {"$gt": lane}}
+    async def _any_beyond(self, claimable: Document, lane: str) -> bool:
+        beyond = claimable | {"lane": {"$gt": lane}}
         return await self._jobs.find_one(beyond, {"_id": 0, "lane": 1}, hint=CLAIM_INDEX) is not None
 
     async def heads(self, model: str) -> list[Document]:
         """The first job of each lane."""
+        return await self._heads(_claimable(model))
+
+    async def anybody(self, model: str, resolutions: Resolutions = None) -> bool:
+        """Whether there is a job that could be claimed now."""
+        waiting = _claimable(model, resolutions)
+        return await self._jobs.find_one(waiting, {"_id": 1}, hint=CLAIM_INDEX) is not None
+
+    async def resolutions(self, model: str) -> dict[str | None, float]:
+        """The resolutions that waiting jobs ask for, and the seconds that the first of those has waited."""
+        if not await self.anybody(model):
+            return {}
+        now = await self.time.now()
+        asked = await self._jobs.aggregate(
+            [
+                {"$match": _claimable(model)},
+                {"$group": {"_id": f"${_RESOLUTION}", "first": {"$min": "$seq"}}},
+            ],
+            hint=CLAIM_INDEX,
+        )
+        return {group["_id"]: now - group["first"].time async for group in asked}
+
+    async def _heads(self, claimable: Document) -> list[Document]:
         heads = await self._jobs.aggregate(
             [
-                {"$match": {"model": model, "lane": {"$gte": ""}}},
+                {"$match": claimable},
                 {"$sort": {"model": 1, "lane": 1, "seq": 1}},
                 {"$group": {"_id": "$lane", "job": {"$first": "$$ROOT"}}},
                 {"$replaceWith": "$job"},
@@ -108,8 +141,8 @@ class Lanes:
         """The model's virtual time as it is now."""
         return await self._shares.clock(model, alone=False) or Clock()
 
-    async def _depth(self, model: str, lane: str, depth: int) -> list[Document]:
-        found = self._jobs.find({"model": model, "lane": lane}).sort("seq", 1).limit(depth)
+    async def _depth(self, claimable: Document, lane: str, depth: int) -> list[Document]:
+        found = self._jobs.find(claimable | {"lane": lane}).sort("seq", 1).limit(depth)
         return await found.hint(CLAIM_INDEX).to_list()
 
 

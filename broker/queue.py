@@ -1,20 +1,19 @@
-"""The queue: every write to a job document is in this module, each one a single conditional write.
+"""The queue: every write to a job document is in this module or, of claims, in ``broker.claims``: each one a single
+conditional write.
 
 Writes of an attempt match ``{_id, status, token}``; the token is drawn at each claim and stays in the terminal
 document, so that a write repeated after an unclear outcome can see that it had succeeded. Times are the database's
 (``$$NOW``), never a host's.
 """
 
-import asyncio
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bson import ObjectId
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
+from broker.claims import Claimer, Claims
 from broker.database import HEALED, SLOT_INDEX, Database
 from broker.direct import DirectLeases, LiveWorkers
 from broker.errors import JobFinished, JobNotFound, ModelNotFound, QueueFull
@@ -24,7 +23,7 @@ from broker.job import LEASE_EXPIRED, Document, Failure, Job, NewJob, Status, af
 from broker.job_updates import (
     HELD,
     OPEN,
-    claimed_job,
+    answered_document,
     completion,
     end_of,
     error_entry,
@@ -38,23 +37,15 @@ from broker.job_updates import (
     unique_keys,
     write_error,
 )
-from broker.lanes import Lanes, lane_expression
+from broker.lanes import Lanes, Resolutions, lane_expression
 from broker.numbers import Numbers
 from broker.retry import backoff
-from config import ModelSettings, QueueSettings
+from config import ModelSettings, QueueSettings, VllmSettings
 
 log = logging.getLogger(__name__)
 
 # Seconds after which a client that found no place may ask again.
 RETRY_AFTER = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """Claimed jobs. ``more``: others may wait that could be claimed, or could be if a slot were free."""
-
-    jobs: list[Job]
-    more: bool
 
 
 class JobQueue:
@@ -85,6 +76,7 @@ class JobQueue:
         self._lapsed = lapsed(settings.lease)
         self._places = Numbers(database, "place")
         self._slots = Numbers(database, "slot")
+        self._claimer = Claimer(database, self._lanes, self._slots, settings)
         self._direct = workers and DirectLeases(database, workers, self._slots, self._lanes.time)
 
     # ── Admission ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -100,7 +92,10 @@ class JobQueue:
         content, IdempotencyConflict is raised. Raises QueueFull, with nothing written, where no place is free.
         """
         limit = self._model(new.model).max_concurrent
-        lease = None if self._direct is None else await self._direct.lease(new.id, new.model, limit)
+        lease = None
+        # Which mode an engine is in its worker knows best, who claims what asks for that.
+        if self._direct is not None and not _has_modes(self._model(new.model)):
+            lease = await self._direct.lease(new.id, new.model, limit)
         try:
             return await self._store(new, lease)
         finally:
@@ -127,6 +122,20 @@ class JobQueue:
             finally:
                 self._places.settle(new.model, places[0])
         raise self.full(new.model)
+
+    async def submit_answered(self, new: NewJob, origin: Job) -> Job:
+        """Stores a job that ends as it comes, completed with the result of ``origin``, which it shares. It needs no
+        place. The Idempotency-Key is honoured as in ``submit``."""
+        document = answered_document(new, self._model(new.model), origin)
+        try:
+            await self._jobs.insert_one(document)
+        except DuplicateKeyError:
+            earlier = new.idempotency and await self.keys.earlier(new.subject, new.idempotency)
+            if earlier:
+                return earlier
+            if await self._jobs.find_one({"_id": new.id}, {"_id": 1}) is None:
+                raise
+        return Job.from_document(document)
 
     def ended(self, job_id: ObjectId) -> None:
         """News that a job has ended, for those who remember its slot."""
@@ -162,80 +171,15 @@ class JobQueue:
 
     # ── The worker's side ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def claim(self, model: str, worker: str, most: int = 1) -> Claims:
-        """Takes up to ``most`` jobs, in the fair order, by one atomic write for each.
-
-        ``w:1``: a claim that a failover rolls back only means that the job is claimed again; the first worker's
-        token is then unknown, and its writes match nothing.
-        """
-        limit = self._model(model).max_concurrent
-        while slots := await self._slots.take(model, limit, most):
-            claimed: list[Job] = []
-            unused: set[int] = set()
-            contested = False
-            try:
-                waiting, more = await self._lanes.next_jobs(model, len(slots))
-                if waiting:
-                    claimed, contested = await self._claim(model, waiting, slots, worker)
-                if not contested:
-                    unused.update(set(slots).difference(job.slot for job in claimed))
-            finally:
-                for slot in slots:
-                    self._slots.settle(model, slot, unused=slot in unused)
-            if claimed or not waiting:
-                return Claims(claimed, more or len(claimed) < len(waiting))
-        return Claims([], True)
+    async def claim(self, model: str, worker: str, most: int = 1, resolutions: Resolutions = None) -> Claims:
+        """Takes up to ``most`` jobs, in the fair order, by one atomic write for each. ``resolutions``: those that the
+        jobs may ask for, see ``broker.lanes``."""
+        return await self._claimer.claim(model, worker, most, self._model(model).max_concurrent, resolutions)
 
     def _slot_is_free(self, job: Job) -> None:
         """This process has just ended its hold on the job's slot."""
         if job.slot is not None:
             self._slots.settle(job.model, job.slot, unused=True)
-
-    async def _claim(
-        self, model: str, waiting: Sequence[Document], slots: Sequence[int], worker: str
-    ) -> tuple[list[Job], bool]:
-        """The n-th job gets the n-th slot. Those that somebody else has taken meanwhile are left out.
-
-        True where it is not known which slots are taken.
-        """
-        token, ids = uuid.uuid4().hex, [job["_id"] for job in waiting]
-        number = {"$indexOfArray": [ids, "$_id"]}
-        claim = {
-            "status": Status.PROCESSING.value,
-            "slot": {"$arrayElemAt": [list(slots), number]},
-            "token": token,
-            "worker": worker,
-            "attempts": {"$add": ["$attempts", 1]},
-            "started_at": "$$NOW",
-            "lease_expires_at": from_now(self._settings.lease),
-        }
-        free = {
-            "_id": {"$in": ids},
-            "status": Status.QUEUED.value,
-            "lane": {"$gte": ""},
-            # As it was read: since then it may have been claimed and have come back, with an attempt more.
-            "$expr": {"$eq": ["$attempts", {"$arrayElemAt": [[job["attempts"] for job in waiting], number]}]},
-        }
-        try:
-            written = await self._weak.update_many(free, [{"$set": claim}, {"$unset": ["lane"]}])
-        except DuplicateKeyError:  # a slot was taken: the jobs before it are claimed
-            return await self._look_for_claims(model, slots, token), True
-        except AutoReconnect as error:
-            log.warning("an unclear claim is looked for: %s", error)
-            return await self._look_for_claims(model, slots, token), True
-        if written.modified_count == len(ids):
-            return [claimed_job(job, token, slot, worker) for job, slot in zip(waiting, slots, strict=False)], False
-        return await self._look_for_claims(model, slots, token), False
-
-    async def _look_for_claims(self, model: str, slots: Sequence[int], token: str) -> list[Job]:
-        """What a claim has got. Asked until the database answers, for nothing else can go on."""
-        mine = {"model": model, "slot": {"$in": list(slots)}, "token": token}
-        while True:
-            try:
-                return [Job.from_document(document) async for document in self._local.find(mine).hint(SLOT_INDEX)]
-            except AutoReconnect as error:
-                log.warning("claims cannot be looked for: %s", error)
-                await asyncio.sleep(self._settings.poll_interval)
 
     async def direct_leases(self, worker: str, models: Sequence[str]) -> list[Job]:
         """The jobs with a direct lease of this worker that it has not confirmed, as it begins them."""
@@ -264,10 +208,13 @@ class JobQueue:
         kept = {document["_id"] async for document in self._local.find(mine, {"_id": 1})}
         return set(held) - kept
 
-    async def progress(self, job: Job, done: int, total: int | None, unit: str) -> None:
-        """Tells how far the attempt is. ``w:1``: the next one heals a lost one."""
-        told = {"done": done, "total": total, "unit": unit}
-        await self._weak.update_one(fence(job), {"$set": {"progress": told, "attempts": job.attempts}})
+    async def progress(self, job: Job, done: int, total: int | None, unit: str, *, gained: bool = False) -> None:
+        """Tells how far the job is. ``w:1``: the next one heals a lost one.
+
+        ``gained``: this attempt has brought it further, by what the next one need not do again.
+        """
+        told: Document = {"progress": {"done": done, "total": total, "unit": unit}, "attempts": job.attempts}
+        await self._weak.update_one(fence(job), {"$set": told | ({"gained": job.token} if gained else {})})
 
     async def complete(self, job: Job, result: Mapping[str, Any]) -> bool:
         """Records the result. ``result`` is what goes into the document, see ``broker.results``.
@@ -290,18 +237,22 @@ class JobQueue:
         tokens = {document["_id"]: document["token"] async for document in self._jobs.find(ended, {"token": 1})}
         return [tokens.get(job.id) == job.token for job, _ in completions]
 
-    async def fail(self, job: Job, failure: Failure) -> Status | None:
-        """Records a failed attempt: back to the queue after a backoff, or to the end. None where the lease was lost."""
-        return await self._end_attempt(job, failure, fence(job))
+    async def fail(self, job: Job, failure: Failure, *, gained: bool = False) -> Status | None:
+        """Records a failed attempt: back to the queue after a backoff, or to the end. None where the lease was lost.
 
-    async def _end_attempt(self, job: Job, failure: Failure, fence: Mapping[str, Any]) -> Status | None:
-        status = after_failure(job.attempts, job.max_retries, failure)
+        One that has ``gained`` is not counted, unless its failure is permanent.
+        """
+        return await self._end_attempt(job, failure, fence(job), gained)
+
+    async def _end_attempt(self, job: Job, failure: Failure, fence: Mapping[str, Any], gained: bool) -> Status | None:
+        counted = job.attempts - 1 if gained and not failure.permanent else job.attempts
+        status = after_failure(counted, job.max_retries, failure)
         errors = {"errors": {"$concatArrays": [{"$ifNull": ["$errors", []]}, [error_entry(job, failure)]]}}
         if status is not Status.QUEUED:
             error = literal({"code": failure.code, "message": failure.message})
             return status if await self._finish(job, status, {**errors, "error": error}, fence) else None
         delay = backoff(job.attempts, self._settings.retry_backoff, self._settings.retry_backoff_max)
-        again = {"status": status.value, "attempts": job.attempts, "not_before": from_now(delay), **errors}
+        again = {"status": status.value, "attempts": counted, "not_before": from_now(delay), **errors}
         written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": HELD}])
         if not written.matched_count:
             return None
@@ -320,9 +271,15 @@ class JobQueue:
         mine = {"_id": job.id, "status": status.value, "token": job.token}
         return await self._jobs.find_one(mine, {"_id": 1}) is not None
 
-    async def release(self, job: Job, *, suspect: bool = False) -> bool:
-        """Hands a job back, as a draining worker does: no attempt is consumed. ``suspect``: it is to run alone."""
-        return await self._hand_back(job, job.attempts - 1, fence(job), {"suspect": True} if suspect else {})
+    async def release(self, job: Job, *, suspect: bool = False, to_the_back: bool = False) -> bool:
+        """Hands a job back, as a draining worker does: no attempt is consumed. ``suspect``: it is to run alone.
+
+        ``to_the_back``: those who wait go first, as if it had only just come. Else it keeps its turn.
+        """
+        changes: Document = {"suspect": True} if suspect else {}
+        if to_the_back:
+            changes["seq"] = "$$CLUSTER_TIME"
+        return await self._hand_back(job, job.attempts - 1, fence(job), changes)
 
     async def _hand_back(
         self, job: Job, attempts: int, fence: Mapping[str, Any], changes: Mapping[str, Any] | None = None
@@ -383,7 +340,7 @@ class JobQueue:
         if job.attempts == 0:  # a direct lease that its worker has not confirmed
             await self._hand_back(job, 0, late | {"attempts": 0})
             return None
-        return await self._end_attempt(job, LEASE_EXPIRED, late)
+        return await self._end_attempt(job, LEASE_EXPIRED, late, job.gained)
 
     async def promote(self) -> int:
         """Makes the jobs whose backoff is over claimable again; returns how many."""
@@ -392,3 +349,7 @@ class JobQueue:
             due | {"status": Status.QUEUED.value}, [{"$set": {"lane": lane_expression()}}, {"$unset": ["not_before"]}]
         )
         return written.modified_count
+
+
+def _has_modes(model: ModelSettings) -> bool:
+    return isinstance(model, VllmSettings) and model.task == "ocr"

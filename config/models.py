@@ -63,7 +63,7 @@ class ReaderSettings(ModelSettings):
     """Longest document; of a longer one some pages may be asked for."""
     page_retries: int = Field(default=3, ge=0, le=20)
     """Further tries of a page that could not be read, each in another way where the model has several."""
-    max_page_error_rate: float = Field(default=0.2, ge=0, le=1)
+    max_page_error_rate: float = Field(default=0.5, ge=0, le=1)
     """Share of pages that may fail: a document with more of them has failed, one with fewer is completed in part."""
 
 

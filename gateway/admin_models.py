@@ -17,12 +17,13 @@ from broker.desired import Desired, settled
 from broker.naming import named
 from broker.parameters import SAMPLING, Parameters
 from config import ModelSettings, SimulatorSettings, VllmSettings
+from config.models import Resolution
 from gateway.auth import Principal, require_role
 from gateway.body import parse_json, read_body, validated
 from gateway.context import Context, context, json_body
 from gateway.health import open_counts
 from gateway.model_views import Sight, model_body, states_of, worker_body
-from gateway.payloads import Resolution, ResolutionRequest
+from gateway.payloads import ResolutionRequest
 from gateway.problems import Problem
 from gateway.query import flag
 from gateway.schemas import ModelList, WorkerList

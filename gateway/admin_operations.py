@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from broker.parameters import Parameters
+from config.models import Resolution
 from gateway.openapi import Answer, Operation, Operations, Parameter
-from gateway.payloads import Resolution, ResolutionRequest
+from gateway.payloads import ResolutionRequest
 from gateway.schemas import (
     AutoSwitch,
     CrashList,

@@ -7,6 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from broker.broker import Broker
+from broker.page_feed import PageFeed
 from config import Settings
 from gateway.auth import LOGIN_LIMIT, AuthenticationMiddleware
 from gateway.context import Context
@@ -31,6 +32,7 @@ def create_app(settings: Settings, broker: Broker) -> Starlette:
     password = admin_password(settings.home, given_password.get_secret_value() if given_password else None)
     database = broker.database.handle
     users = Users(database)
+    page_feed = PageFeed(broker.database, broker.feed, settings.queue.poll_interval)
     limit = Limit(settings.rate_limit.requests_per_minute, settings.rate_limit.burst)
 
     async def prepare() -> None:
@@ -43,6 +45,7 @@ def create_app(settings: Settings, broker: Broker) -> Starlette:
         try:
             yield
         finally:
+            await page_feed.close()
             await broker.close()
 
     app = Starlette(
@@ -54,6 +57,7 @@ def create_app(settings: Settings, broker: Broker) -> Starlette:
     app.state.context = Context(
         settings=settings,
         broker=broker,
+        page_feed=page_feed,
         tokens=tokens,
         users=users,
         limiter=RateLimiter(database, "submit", limit),

@@ -1,14 +1,13 @@
 """The ``roundhouse`` command."""
 
 import asyncio
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, get_args
+from typing import NoReturn, ParamSpec, get_args
 
 import click
 from pymongo.errors import PyMongoError
@@ -18,10 +17,12 @@ from broker.broker import database_uri
 from broker.database import connect
 from config import Settings, load_settings
 from config.errors import RoundhouseError
+from config.models import Resolution
 from gateway import doctor as health_check
-from gateway import supervisor, terminal
+from gateway import submit_command, supervisor, terminal
 from gateway.client import Client
-from gateway.payloads import Resolution
+from gateway.payloads import Instruction, TextChoice
+from gateway.result_formats import MEDIA_TYPES
 from gateway.secrets import admin_password, generate_password
 from gateway.users import Users
 from gateway.weights import pull_weights
@@ -154,46 +155,36 @@ def worker(arguments: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--output", "-o", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write it there.")
-@click.option("--model", "-m", help="The model; default: the first of defaults.ocr that a worker serves.")
-@click.option("--priority", "-p", type=click.Choice(["high", "normal", "low"]))
-@click.option("--client-id", help="A label for the job (X-Client-ID).")
+@click.option("--format", "-f", "wanted", type=click.Choice(list(MEDIA_TYPES)), help="Not the text alone, but this.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole job as JSON.")
+@click.option("--model", "-m", help="The model; default: the first of defaults.ocr that a worker serves.")
+@click.option("--pages", help="The pages to read, e.g. 1-3,7; default: all.")
+@click.option("--text", type=click.Choice(get_args(TextChoice)), help="What to do about text that a PDF carries.")
+@click.option("--instruction", type=click.Choice(get_args(Instruction)), help="What a vision model makes of a page.")
+@click.option("--term", help="What `--instruction locate` is to find.")
+@click.option("--searchable-pdf", is_flag=True, help="Make a PDF with the text under the pages, too.")
+@click.option("--priority", "-p", type=click.Choice(["high", "normal", "low"]))
+@click.option("--client-id", "client_label", help="A label for the job (X-Client-ID).")
 @reports_errors
 def submit(
-    file: Path, output: Path | None, model: str | None, priority: str | None, client_id: str | None, as_json: bool
+    file: Path,
+    output: Path | None,
+    wanted: str | None,
+    as_json: bool,
+    priority: str | None,
+    client_label: str | None,
+    searchable_pdf: bool,
+    **fields: str | None,
 ) -> None:
-    """Submit a document, wait, and print its text."""
+    """Submit a document, wait, and print its text or write its result."""
+    submit_command.check(output, wanted, as_json)
+    # Who wants to have it wants it made.
+    flag = {"searchable_pdf": "true"} if searchable_pdf or wanted == "pdf" else {}
     with client() as api:
-        job = _read(api, file, model, priority, client_id)
-    if job["status"] != "completed" and not as_json:
-        _fail_job(job)
-    text = json.dumps(job, indent=2, ensure_ascii=False) if as_json else str(job["result"]["text"])
-    if output is not None:
-        output.write_text(text + "\n", encoding="utf-8")
-    elif as_json:
-        terminal.show(job, True, terminal.fields_table)
-    else:
-        terminal.print_text(text)
+        job = submit_command.read(api, file, priority=priority, client=client_label, **fields, **flag)
+        submit_command.write(api, job, output, wanted, as_json)
     if job["status"] != "completed":
         sys.exit(1)
-
-
-def _read(api: Client, file: Path, model: str | None, priority: str | None, label: str | None) -> Mapping[str, Any]:
-    accepted = api.submit_document(file, model=model, priority=priority, client=label)
-    if accepted.get("message"):
-        click.echo(f"roundhouse: {terminal.plain(accepted['message'])}", err=True)
-    with terminal.job_progress(file.name) as show:
-        try:
-            return api.wait(accepted["request_id"], show)
-        except KeyboardInterrupt:
-            # The job is safe: it goes on without us.
-            click.echo(f"roundhouse: job {accepted['request_id']} goes on; look it up by `roundhouse jobs`.", err=True)
-            sys.exit(130)
-
-
-def _fail_job(job: Mapping[str, Any]) -> NoReturn:
-    error = job["error"] or {"message": "no reason was given", "code": job["status"]}
-    _fail(f"{job['request_id']} {job['status']}: {error['message']} ({error['code']})")
 
 
 @main.command()
@@ -203,9 +194,8 @@ def demo() -> None:
     settings = load_settings()
     sample = Path(__file__).resolve().parent.parent / "samples" / "letter.pdf"
     with client() as api:
-        job = _read(api, sample, None, "high", "demo")
-    if job["status"] != "completed":
-        _fail_job(job)
+        job = submit_command.read(api, sample, priority="high", client="demo")
+    submit_command.require_completed(job)
     terminal.show_demo(job, sample, base_url(settings), settings.home / "secrets" / "admin_password")
 
 

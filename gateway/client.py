@@ -1,7 +1,8 @@
 """A client of Roundhouse's HTTP API, as the command line uses it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +12,7 @@ import httpx
 from config.errors import RoundhouseError
 
 # Seconds that one long-poll asks for; short enough to show progress between two.
-POLL = 2
+POLL = 1
 # Seconds between two looks at a model that is about to change.
 LOOK = 0.5
 _TERMINAL = frozenset({"completed", "failed", "timeout", "cancelled"})
@@ -49,11 +50,11 @@ class Client:
         self._http.close()
 
     def submit_document(
-        self, path: Path, *, model: str | None = None, priority: str | None = None, client: str | None = None
+        self, path: Path, *, priority: str | None = None, client: str | None = None, **fields: str | None
     ) -> Job:
-        """Submits a document for OCR; the answer to the submit, with ``request_id``."""
+        """Submits a document for OCR; the answer to the submit, with ``request_id``. ``fields``: those of the form."""
         headers = {"X-Priority": priority, "X-Client-ID": client}
-        data = {} if model is None else {"model": model}
+        data = {key: value for key, value in fields.items() if value is not None}
         with path.open("rb") as file:
             return self._call(
                 "POST",
@@ -74,6 +75,23 @@ class Client:
 
     def job(self, job_id: str, *, wait: int = 0) -> Job:
         return self._call("GET", f"/api/jobs/{job_id}", params={"wait": wait} if wait else None)
+
+    def page(self, job_id: str, number: int) -> Job:
+        return self._call("GET", f"/api/jobs/{job_id}/pages/{number}")
+
+    @contextmanager
+    def result(self, job_id: str, wanted: str) -> Iterator[Iterator[bytes]]:
+        """The result in the format that is ``wanted``, in pieces."""
+        bearer = {"Authorization": f"Bearer {self._bearer()}"}
+        query = {"format": wanted}
+        with (
+            self._reached(),
+            self._http.stream("GET", f"/api/jobs/{job_id}/result", params=query, headers=bearer) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise _refusal(response)
+            yield response.iter_bytes()
 
     def jobs(self, **query: str | int | None) -> Job:
         return self._call("GET", "/api/jobs", params={key: value for key, value in query.items() if value is not None})
@@ -122,15 +140,20 @@ class Client:
         return self._token
 
     def _send(self, method: str, path: str, **arguments: Any) -> Job:
-        try:
+        with self._reached():
             response = self._http.request(method, path, **arguments)
-        except httpx.TransportError as error:
-            told = str(error) or type(error).__name__
-            raise ClientError(f"No gateway answers at {self.url} ({told}); is `roundhouse up` running?") from error
         if response.is_success:
             body: dict[str, Any] = response.json()
             return body
         raise _refusal(response)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            told = str(error) or type(error).__name__
+            raise ClientError(f"No gateway answers at {self.url} ({told}); is `roundhouse up` running?") from error
 
 
 def _refusal(response: httpx.Response) -> ClientError:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.broker import Broker
+from broker.page_feed import PageFeed
 from config import Settings
 from gateway.rate_limit import RateLimiter
 from gateway.tokens import Tokens
@@ -18,6 +19,7 @@ from gateway.users import Users
 class Context:
     settings: Settings
     broker: Broker
+    page_feed: PageFeed
     tokens: Tokens
     users: Users
     limiter: RateLimiter

@@ -24,40 +24,47 @@ async def wait_for(gateway: Context, job_id: ObjectId, subject: str | None, seco
 
 async def full_body(gateway: Context, job: Job) -> JobBody:
     position = await gateway.broker.positions.of(job)
-    return job_body(job, position, await unpack(gateway.broker.files, job))
+    pages = await gateway.broker.pages.states(job.pages_id) if job.task == "ocr" else None
+    return job_body(job, position, await unpack(gateway.broker.files, job), pages)
 
 
-def _whose(principal: Principal) -> str | None:
+def whose(principal: Principal) -> str | None:
     """None for an admin, who sees everybody's jobs."""
     return None if principal.role == "admin" else principal.subject
 
 
-def _job_id(request: Request) -> ObjectId:
+def asked_job_id(request: Request) -> ObjectId:
     job_id = parse_job_id(request.path_params["id"])
     if job_id is None:
         raise JobNotFound(request.path_params["id"])
     return job_id
 
 
+async def asked_job(request: Request) -> Job:
+    """Raises JobNotFound, also for a job that is none of the client's."""
+    job_id, subject = asked_job_id(request), whose(principal_of(request))
+    return await context(request).broker.reader.get(str(job_id), subject)
+
+
 async def get_job(request: Request) -> Response:
     gateway, principal = context(request), principal_of(request)
     wait = wait_seconds(request, gateway.settings)
-    job = await wait_for(gateway, _job_id(request), _whose(principal), wait or 0)
+    job = await wait_for(gateway, asked_job_id(request), whose(principal), wait or 0)
     headers = {"Cache-Control": "no-store"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
     return json_body(await full_body(gateway, job), headers=headers)
 
 
 async def cancel_job(request: Request) -> Response:
-    gateway, whose = context(request), _whose(principal_of(request))
-    job_id = _job_id(request)
-    await gateway.broker.queue.cancel(job_id, whose)
-    return json_body(await full_body(gateway, await gateway.broker.reader.get(str(job_id), whose)))
+    gateway, subject = context(request), whose(principal_of(request))
+    job_id = asked_job_id(request)
+    await gateway.broker.queue.cancel(job_id, subject)
+    return json_body(await full_body(gateway, await gateway.broker.reader.get(str(job_id), subject)))
 
 
 async def list_jobs(request: Request) -> Response:
     gateway, query = context(request), request.query_params
     page = await gateway.broker.reader.newest(
-        _whose(principal_of(request)),
+        whose(principal_of(request)),
         status=_status(query.get("status")),
         model=_model(gateway, query.get("model")),
         client=query.get("client"),

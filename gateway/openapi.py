@@ -104,6 +104,7 @@ HEADERS: Mapping[str, Schema] = {
 }
 RATE_HEADERS = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
 _PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After", *RATE_HEADERS), 503: ("Retry-After",)}
+_CODE_HEADERS = {"job_not_finished": ("Retry-After",), "page_not_finished": ("Retry-After",)}
 
 
 def endpoints(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, str]]:
@@ -195,17 +196,18 @@ def _parameter(parameter: Parameter) -> Schema:
 def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Schema]:
     responses: dict[int, Schema] = {}
     for answer in operation.answers:
-        response: Schema = {"description": answer.description}
+        # Answers of one status differ in their media types, and are described by the first.
+        response = responses.setdefault(answer.status, {"description": answer.description})
         if answer.content is not None:
             content = schemas.of(answer.content, "serialization")
-            response["content"] = {answer.media_type: {"schema": content}}
+            response.setdefault("content", {})[answer.media_type] = {"schema": content}
         _add_headers(response, answer.headers)
-        responses[answer.status] = response
     for status, codes in _by_status(operation.codes()).items():
         response = responses.setdefault(status, {"description": HTTPStatus(status).phrase})
         response["description"] += f": {', '.join(f'`{code}`' for code in codes)}"
         response.setdefault("content", {})[MEDIA_TYPE] = {"schema": _problem_schema(codes, schemas)}
-        _add_headers(response, _PROBLEM_HEADERS.get(status, ()))
+        for headers in (_PROBLEM_HEADERS.get(status, ()), *(_CODE_HEADERS.get(code, ()) for code in codes)):
+            _add_headers(response, headers)
     return {str(status): responses[status] for status in sorted(responses)}
 
 

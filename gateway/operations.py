@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
 
 from broker.job import Status
+from config.models import Resolution
 from gateway.admin_operations import ADMIN_OPERATIONS
+from gateway.ocr_operations import OCR_OPERATIONS
 from gateway.openapi import RATE_HEADERS, Answer, Operation, Operations, Parameter
 from gateway.payloads import ChatRequest, OcrFields, OcrRequest
 from gateway.schemas import (
@@ -65,7 +67,7 @@ _RESOLUTION = Parameter(
     "X-Resolution",
     "header",
     "The mode of models that have several.",
-    {"type": "string", "enum": ["tiny", "small", "base", "large", "gundam"]},
+    {"type": "string", "enum": [*get_args(Resolution)]},
 )
 _SUBMIT_PARAMETERS = (
     Parameter(
@@ -248,6 +250,7 @@ OPERATIONS: Operations = {
         answers=(Answer(200, "The cancelled job", JobBody),),
         problems=("job_finished", "job_not_found"),
     ),
+    **OCR_OPERATIONS,
     **ADMIN_OPERATIONS,
     ("GET", "/openapi.json"): Operation(
         tag="service",

@@ -14,14 +14,23 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from config.models import Resolution
+from gateway import page_ranges
+
 MAX_TEXT = 1_000_000
 """Characters of one text."""
 
 # What Tesseract calls a language (eng, chi_sim, script/Latin without its slash). It becomes part of a command line.
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,10}(_[A-Za-z0-9]{2,10}){0,3}$")]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-Resolution = Literal["tiny", "small", "base", "large", "gundam"]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+TextChoice = Literal["auto", "ocr", "embedded"]
+Instruction = Literal["document", "text", "ocr", "figure", "describe", "locate"]
+Term = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+PagesText = Annotated[
+    str,
+    StringConstraints(max_length=page_ranges.LONGEST, pattern=r"^\s*[0-9]{1,6}(\s*[-,]\s*[0-9]{1,6})*\s*$"),
+]
 
 
 class Payload(BaseModel):
@@ -101,7 +110,51 @@ LanguageList = Annotated[
 ]
 
 
-class OcrOptions(Payload):
+def _canonical_pages(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return page_ranges.written(page_ranges.parse(value))
+    except ValueError:
+        raise PydanticCustomError(
+            "pages", "Give page numbers from 1 and ranges of them, joined by commas, e.g. 1-3,7"
+        ) from None
+
+
+Pages = Annotated[str, BeforeValidator(_canonical_pages, json_schema_input_type=PagesText)]
+
+
+def _as_flag(value: object) -> object:
+    return {"true": True, "1": True, "false": False, "0": False}.get(value, value) if isinstance(value, str) else value
+
+
+Flag = Annotated[bool, BeforeValidator(_as_flag, json_schema_input_type=Literal["true", "1", "false", "0"])]
+
+
+class ReadingOptions(Payload):
+    """What there is to choose about a document, in each of the three ways in."""
+
+    pages: Pages | None = None
+    """The pages to read, e.g. `1-3,7`, or the frames of a TIFF; unset: all of them."""
+    text: TextChoice | None = None
+    """For PDF pages that carry text of their own. `embedded`: it is taken; `ocr`: it is not looked at; `auto`, the
+    default: it is taken where it is sound."""
+    instruction: Instruction | None = None
+    """What a vision model is to make of a page, the default being `document`, i.e. markdown with its layout. A prompt
+    of your own goes before it. `locate` needs a `term`."""
+    term: Term | None = None
+    """What `locate` is to find."""
+
+    @model_validator(mode="after")
+    def _term_for_locate(self) -> Self:
+        if self.instruction == "locate" and self.term is None:
+            raise PydanticCustomError("term", "The instruction locate needs a term, i.e. what to find")
+        if self.instruction != "locate" and self.term is not None:
+            raise PydanticCustomError("term", "A term goes only with the instruction locate")
+        return self
+
+
+class OcrOptions(ReadingOptions):
     """How a document is to be read. What an engine has no use for it ignores."""
 
     languages: Languages | None = None
@@ -110,6 +163,8 @@ class OcrOptions(Payload):
     """DeepSeek-OCR's mode; the header X-Resolution says the same."""
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    searchable_pdf: bool | None = None
+    """Whether to make a PDF of the page images with the text under them, too. Tesseract can."""
 
 
 class OcrRequest(Payload):
@@ -125,7 +180,7 @@ class OcrRequest(Payload):
     stream: Literal[False] = False
 
 
-class OcrFields(Payload):
+class OcrFields(ReadingOptions):
     """What a form's fields, or the query of a request with the document as its body, may say."""
 
     model: ModelName | None = None
@@ -134,6 +189,8 @@ class OcrFields(Payload):
     """What to do with the page, for models that are told."""
     language: LanguageList | None = None
     """Tesseract's names, joined by a plus sign, e.g. `deu+eng`; unset: chosen for each page by its script."""
+    searchable_pdf: Flag | None = None
+    """Whether to make a PDF of the page images with the text under them, too. Tesseract can."""
 
 
 class ResolutionRequest(Payload):

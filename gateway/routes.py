@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway import admin, admin_models, admin_switch, jobs, submit
+from gateway import admin, admin_models, admin_switch, events, jobs, results, submit
 from gateway.auth import grant_token
 from gateway.context import context
 from gateway.docs import DOCS_ROUTES
@@ -24,6 +24,10 @@ ROUTES: list[BaseRoute] = [
     Route("/api/jobs", jobs.list_jobs, methods=["GET"]),
     Route("/api/jobs/{id}", jobs.get_job, methods=["GET"]),
     Route("/api/jobs/{id}", jobs.cancel_job, methods=["DELETE"]),
+    Route("/api/jobs/{id}/result", results.get_result, methods=["GET"]),
+    Route("/api/jobs/{id}/pages/{number}", results.get_page, methods=["GET"]),
+    Route("/api/jobs/{id}/files/{name}", results.get_file, methods=["GET"]),
+    Route("/api/jobs/{id}/events", events.get_events, methods=["GET"]),
     Route("/admin/models", admin_models.models, methods=["GET"]),
     *(
         Route(f"/admin/models/{{model:path}}/{action}", endpoint, methods=["POST"], name=f"{action}_model")

@@ -41,8 +41,13 @@ class JobProgress(Body):
     unit: str
 
 
+class PageStanding(Body):
+    number: int
+    status: Literal["processing", "completed", "blank", "failed"]
+
+
 class JobBody(Body):
-    """A job. ``result`` has the shape of its task."""
+    """A job. ``result`` has the shape of its task. What there is of pages is null where it is about no document."""
 
     request_id: str
     status: Status
@@ -64,6 +69,11 @@ class JobBody(Body):
     finished_at: datetime | None
     worker: str | None
     progress: JobProgress | None
+    pages_done: int | None
+    pages_total: int | None
+    """Pages that were asked for; null until the document is opened."""
+    pages: list[PageStanding] | None
+    """Pages that were begun, ascending."""
     result: dict[str, Any] | None
     error: JobError | None
     errors: list[AttemptError]

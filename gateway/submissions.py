@@ -15,9 +15,10 @@ from starlette.requests import Request
 from broker.job import Priority
 from broker.media import sniff
 from config import Settings
+from config.models import Resolution
 from gateway.auth import Principal
 from gateway.body import body_chunks, parse_json, read_body, too_large, validated
-from gateway.payloads import ChatRequest, FilePart, ImagePart, OcrFields, OcrOptions, OcrRequest, Resolution, TextPart
+from gateway.payloads import ChatRequest, FilePart, ImagePart, OcrFields, OcrOptions, OcrRequest, TextPart
 from gateway.problems import Problem
 
 CHAT_LIMIT = 2**20
@@ -25,6 +26,7 @@ CHAT_LIMIT = 2**20
 
 # What surrounds a document of the full size: the texts of a JSON body, the fields and headers of a form.
 _ENVELOPE = 2**20
+_READING = OcrFields.model_fields.keys() & OcrOptions.model_fields.keys()
 _TYPES = "JPEG, PNG, WebP, BMP, TIFF and PDF"
 _WAIT = re.compile(r"[0-9]{1,6}")
 _DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
@@ -44,7 +46,7 @@ class SubmitOptions:
 class OcrSubmission:
     """A document to be read. ``media_type`` is told from the bytes, whatever the client claimed.
 
-    ``options``: ``languages`` (list of str), ``resolution``, ``max_tokens``, ``temperature``; only those given.
+    ``options``: those of ``OcrOptions`` that were given.
     """
 
     document: bytes = field(repr=False)
@@ -114,6 +116,12 @@ def wait_seconds(request: Request, settings: Settings) -> int | None:
     if not _WAIT.fullmatch(asked) or int(asked) > most:
         raise Problem("invalid_wait", f"wait={asked!r} is no whole number of seconds from 0 to {most}.")
     return int(asked)
+
+
+def no_cache(request: Request) -> bool:
+    """Whether the client wants its document read even where the same has been read before (RFC 9111 section 5.2.1)."""
+    directives = ",".join(request.headers.getlist("cache-control")).lower().split(",")
+    return any(directive.strip() in ("no-cache", "no-store", "max-age=0") for directive in directives)
 
 
 def preference(values: list[str], name: str) -> str | None:
@@ -239,7 +247,8 @@ def _the_file(files: list[tuple[str, UploadFile]], texts: Mapping[str, str]) -> 
 def _submission(
     document: bytes, filename: str | None, fields: OcrFields, resolution: Resolution | None, limit: int | None = None
 ) -> OcrSubmission:
-    options = OcrOptions(languages=fields.language, resolution=resolution)
+    reading = fields.model_dump(include=_READING, exclude_none=True)
+    options = OcrOptions(languages=fields.language, resolution=resolution, **reading)
     media_type = checked_media_type(document, limit)
     prompt = fields.prompt or None
     return OcrSubmission(document, media_type, safe_name(filename), fields.model, prompt, _given(options))

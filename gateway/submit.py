@@ -12,15 +12,19 @@ from starlette.responses import Response
 from broker.errors import QueueFull
 from broker.job import Idempotency, Job, NewJob
 from broker.job_updates import after_end
+from broker.reuse import fingerprint
 from gateway.auth import Principal, principal_of
 from gateway.context import Context, context, json_body
 from gateway.jobs import full_body, wait_for
 from gateway.model_choice import choose_model, require_room
 from gateway.payloads import OcrOptions
 from gateway.rate_limit import rate_limited
-from gateway.submissions import SubmitOptions, read_chat, read_ocr, submit_options
+from gateway.submissions import SubmitOptions, no_cache, read_chat, read_ocr, submit_options
 from gateway.switch_views import why_it_waits
 from gateway.views import accepted
+
+# What an entry of the configuration says of how a model runs, and not of what it makes of a document.
+_HOW_IT_RUNS = {"max_concurrent", "max_waiting", "timeout", "max_retries", "aliases", "description"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +53,29 @@ async def submit_ocr(request: Request) -> Response:
     if earlier := await _earlier(arrival, idempotency):
         return await _replayed(arrival, earlier)
     model, workers = await _model(arrival, "ocr", submission.model)
+    new = _with_fingerprint(gateway, _new_job(arrival, "ocr", model, payload, idempotency), submission.document)
+    if not no_cache(request) and (answered := await _read_before(gateway, new)):
+        return await _reply(arrival, answered, workers)
     if not await gateway.broker.queue.has_room(model):
         raise gateway.broker.queue.full(model)
-    new = _new_job(arrival, "ocr", model, payload, idempotency)
     file = await gateway.broker.files.put(new.id, submission.document, submission.media_type, submission.filename)
     try:
         return await _submit(arrival, replace(new, file=file), workers)
     except QueueFull:
         await gateway.broker.files.delete(file.id)
         raise
+
+
+def _with_fingerprint(gateway: Context, new: NewJob, document: bytes) -> NewJob:
+    entry = gateway.settings.models[new.model].model_dump(mode="json", exclude=_HOW_IT_RUNS)
+    return replace(new, fingerprint=fingerprint(document, new.model, entry, new.payload))
+
+
+async def _read_before(gateway: Context, new: NewJob) -> Job | None:
+    """The job, answered at once where the same has been read before."""
+    assert new.fingerprint is not None
+    origin = await gateway.broker.reuse.find(new.subject, new.fingerprint)
+    return None if origin is None else await gateway.broker.queue.submit_answered(new, origin)
 
 
 async def submit_chat(request: Request) -> Response:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -88,8 +88,17 @@ def spinner(text: str) -> Iterator[None]:
         yield
 
 
-Shows = Callable[[Mapping[str, Any]], None]
-"""Called with a job or a model again and again, shows how it stands."""
+Describe = Callable[[Mapping[str, Any]], str]
+Amount = Callable[[Mapping[str, Any]], tuple[float, float | None]]
+
+
+class Shows(Protocol):
+    """Called with a job or a model again and again, shows how it stands."""
+
+    def __call__(self, thing: Mapping[str, Any], /) -> None: ...
+
+    def note(self, line: str) -> None:
+        """Tells of something that stays told."""
 
 
 def job_progress(name: str) -> AbstractContextManager[Shows]:
@@ -105,35 +114,45 @@ def model_progress(name: str) -> AbstractContextManager[Shows]:
 @contextmanager
 def _progress(
     name: str,
-    describe: Callable[[Mapping[str, Any]], str],
-    amount: Callable[[Mapping[str, Any]], tuple[float, float | None]],
+    describe: Describe,
+    amount: Amount,
 ) -> Iterator[Shows]:
     console = Console(stderr=True)
     name = " ".join(plain(name).split())
     if not _lively(console):
-        yield _lines(name, describe)
+        yield _Lines(name, describe)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bars:
-        bar = bars.add_task(name, total=None)
-
-        def show(thing: Mapping[str, Any]) -> None:
-            done, total = amount(thing)
-            bars.update(bar, description=f"{name}: {describe(thing)}", completed=done, total=total)
-
-        yield show
+        yield _Bar(bars, name, describe, amount)
 
 
-def _lines(name: str, describe: Callable[[Mapping[str, Any]], str]) -> Shows:
-    said: list[str] = []
+class _Bar:
+    def __init__(self, bars: Progress, name: str, describe: Describe, amount: Amount) -> None:
+        self._bars, self._name, self._describe, self._amount = bars, name, describe, amount
+        self._bar = bars.add_task(name, total=None)
 
-    def show(thing: Mapping[str, Any]) -> None:
-        state = describe(thing)
-        if said[-1:] != [state]:
-            said.append(state)
-            _say(f"{name}: {state}")
+    def __call__(self, thing: Mapping[str, Any]) -> None:
+        done, total = self._amount(thing)
+        description = f"{self._name}: {self._describe(thing)}"
+        self._bars.update(self._bar, description=description, completed=done, total=total)
 
-    return show
+    def note(self, line: str) -> None:
+        self._bars.console.print(Text(" ".join(plain(line).split())), soft_wrap=True)
+
+
+class _Lines:
+    def __init__(self, name: str, describe: Describe) -> None:
+        self._name, self._describe = name, describe
+        self._said = ""
+
+    def __call__(self, thing: Mapping[str, Any]) -> None:
+        if (state := self._describe(thing)) != self._said:
+            self._said = state
+            _say(f"{self._name}: {state}")
+
+    def note(self, line: str) -> None:
+        _say(" ".join(line.split()))
 
 
 def _start_amount(model: Mapping[str, Any]) -> tuple[float, float | None]:

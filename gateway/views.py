@@ -1,9 +1,10 @@
 """Jobs as clients see them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from broker.job import Job
+from broker.pages import PageState
 from broker.positions import Position
 from gateway.schemas import (
     Accepted,
@@ -13,6 +14,7 @@ from gateway.schemas import (
     JobProgress,
     JobSummary,
     Links,
+    PageStanding,
     Task,
 )
 
@@ -51,15 +53,38 @@ def summary(job: Job) -> JobSummary:
     return JobSummary(**_common(job))
 
 
-def job_body(job: Job, position: Position, result: Mapping[str, Any] | None) -> JobBody:
+def job_body(
+    job: Job, position: Position, result: Mapping[str, Any] | None, pages: Sequence[PageState] | None
+) -> JobBody:
+    """``pages``: None where the job is about no document."""
     return JobBody(
         **_common(job),
         **_place(position),
+        **({"pages_done": None, "pages_total": None, "pages": None} if pages is None else _pages(job, pages, result)),
         max_retries=job.max_retries,
         worker=job.worker,
-        result=None if result is None else dict(result),
+        result=None if result is None else _for_client(job, result),
         errors=[AttemptError(**error) for error in job.errors],
     )
+
+
+def _pages(job: Job, pages: Sequence[PageState], result: Mapping[str, Any] | None) -> dict[str, Any]:
+    told = len(result["pages"]) if result is not None else None
+    return {
+        "pages_done": sum(page.ended for page in pages),
+        "pages_total": told if job.progress is None else job.progress["total"],
+        "pages": [PageStanding.model_validate({"number": page.number, "status": page.state}) for page in pages],
+    }
+
+
+def file_link(job: Job, name: str) -> str:
+    return f"/api/jobs/{job.id}/files/{name}"
+
+
+def _for_client(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with links to its files."""
+    links = {"files": {name: file_link(job, name) for name in job.files}}
+    return dict(result) | (links if job.files else {})
 
 
 def accepted(job: Job, position: Position, workers: int, message: str | None) -> Accepted:

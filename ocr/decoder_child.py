@@ -4,15 +4,25 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
+from ocr.ink import without_ink
 from ocr.limits import allow_cpu, die_with_parent, limit_process
+from ocr.page import Box
+from ocr.page_numbers import chosen
 from ocr.pdf import PdfDocument
-from ocr.pictures import PictureDocument, clamped, prepare_pillow
-from ocr.protocol import Job, Refusal, page_path
+from ocr.pictures import PictureDocument, clamped, prepare_pillow, reduced_for_people
+from ocr.protocol import CROPS, Embedded, Job, Refusal, crop_path, embedded_path, page_path, preview_path
+
+FRAMES = 10_000
+"""A picture with more frames is refused even where only some are asked for: they are found one by one."""
+PREVIEW_QUALITY = 70
 
 
 class PageSource(Protocol):
@@ -20,21 +30,55 @@ class PageSource(Protocol):
 
     def draw(self, number: int) -> tuple[Image.Image, int | None]: ...
 
+    def text(self, number: int, page: Image.Image, dpi: int | None) -> Embedded | None: ...
+
 
 def open_document(job: Job) -> PageSource:
     path = Path(job.directory, job.document)
     if job.media_type == "application/pdf":
-        return PdfDocument(path, job.limits)
-    return PictureDocument(path, job.media_type, job.limits)
+        return PdfDocument(path, job.limits, some=job.pages is not None)
+    most = job.limits.max_pages if job.pages is None else FRAMES
+    return PictureDocument(path, job.media_type, job.limits, most)
 
 
 def write_page(job: Job, source: PageSource, number: int) -> dict[str, Any]:
-    """Draw one page into its file; answer with what a `Page` needs besides the path."""
-    try:
+    """Draw one page into its files; answer with what a `Page` needs besides the path."""
+    path = page_path(job.directory, number)
+    with room_for(job, number):
         page, dpi = clamped(*source.draw(number), job.limits)
         resolution = {"dpi": (dpi, dpi)} if dpi else {}
         # Level 1: the file lives for seconds, and level 6 would take longer than drawing the page did.
-        page.save(page_path(job.directory, number), "PNG", compress_level=1, **resolution)
+        page.save(path, "PNG", compress_level=1, **resolution)
+        reduced_for_people(page).save(preview_path(path), "JPEG", quality=PREVIEW_QUALITY)
+        embedded = None if job.text == "ocr" else source.text(number, page, dpi)
+        if embedded is not None:
+            embedded_path(path).write_text(json.dumps(asdict(embedded)), encoding="utf-8")
+        # Text that somebody insists on may be there without ink.
+        blank = without_ink(page) and not (job.text == "embedded" and embedded is not None and embedded.text)
+    answer = {"number": number, "width": page.width, "height": page.height, "dpi": dpi, "blank": blank}
+    return {**answer, "embedded": embedded is not None}
+
+
+def write_crops(job: Job, number: int, boxes: Sequence[Box]) -> dict[str, Any]:
+    """Write the parts of a page that was drawn before into files of their own, in the order of `boxes`."""
+    path = page_path(job.directory, number)
+    with room_for(job, number), Image.open(path, formats=("PNG",)) as page:
+        area = sum(max(0, right - left) * max(0, bottom - top) for left, top, right, bottom in boxes)
+        if len(boxes) > CROPS or area > 4 * page.width * page.height:
+            message = f"Of page {number} more is to be cropped than a page holds."
+            raise Refusal("document_too_large", message, page=number)
+        for index, (left, top, right, bottom) in enumerate(boxes, start=1):
+            left, top = min(max(0, left), page.width - 1), min(max(0, top), page.height - 1)
+            inside = (left, top, min(max(left + 1, right), page.width), min(max(top + 1, bottom), page.height))
+            page.crop(inside).save(crop_path(path, index), "PNG", compress_level=1)
+    return {"crops": len(boxes)}
+
+
+@contextmanager
+def room_for(job: Job, number: int) -> Iterator[None]:
+    """Say in a `Refusal` where memory or disk is too small for page `number`."""
+    try:
+        yield
     except MemoryError:
         message = f"Page {number} needs more memory than a decoder may use."
         raise Refusal("document_too_large", message, page=number) from None
@@ -46,11 +90,10 @@ def write_page(job: Job, source: PageSource, number: int) -> dict[str, Any]:
             message = f"The disk of {job.directory} has no room for page {number}."
             raise Refusal("document_too_large", message, False, page=number) from None
         raise
-    return {"number": number, "width": page.width, "height": page.height, "dpi": dpi}
 
 
 def serve(job: Job, requests: Any, answers: Any) -> None:
-    """Open the document, then draw each page that is asked for, until there are no more requests."""
+    """Open the document, then do what is asked for, until there are no more requests."""
 
     def answer(content: dict[str, Any]) -> None:
         answers.write(json.dumps(content) + "\n")
@@ -58,15 +101,19 @@ def serve(job: Job, requests: Any, answers: Any) -> None:
 
     try:
         source = open_document(job)
+        chosen(job.pages, source.pages, job.limits.max_pages)
     except Refusal as refusal:
         answer(refusal.to_json())
         return
     answer({"pages": source.pages})
     for line in requests:
-        number = json.loads(line)["page"]
+        request = json.loads(line)
         allow_cpu(job.limits.cpu_seconds)
         try:
-            answer(write_page(job, source, number))
+            if "crop" in request:
+                answer(write_crops(job, request["crop"], request["boxes"]))
+            else:
+                answer(write_page(job, source, request["page"]))
         except Refusal as refusal:
             answer(refusal.to_json())
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the page as it was drawn, before any turn; right and bottom exclusive."""
@@ -27,6 +27,14 @@ FIGURE = "figure"
 """The type of a block that is a picture: it is cropped to a file. Its text, if any, is a caption or a description."""
 
 
+class Word(NamedTuple):
+    """`confidence` from 0 to 1. A word that the line parts with a hyphen is two."""
+
+    text: str
+    bbox: Box
+    confidence: float
+
+
 @dataclass(frozen=True)
 class Block:
     """A part of a page. `type`: text, title, list, table, figure, formula, caption, header, footer or other."""
@@ -37,6 +45,13 @@ class Block:
     """None where the recogniser does not say."""
     confidence: float | None = None
     """From 0 to 1."""
+    words: tuple[Word, ...] = field(default=(), repr=False)
+    """In reading order; empty where the recogniser does not tell words apart."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Of the fields' own names; ``words`` are ``[text, [l, t, r, b], confidence]``, to keep them short."""
+        words = [[word.text, list(word.bbox), word.confidence] for word in self.words]
+        return {**vars(self), "bbox": self.bbox and list(self.bbox), "words": words}
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,8 @@ class PageRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Of the record's own field names; ``blocks`` are ``[{"type", "text", "bbox": [l, t, r, b] | null,
-        "confidence"}]``."""
-        blocks = [{**vars(block), "bbox": block.bbox and list(block.bbox)} for block in self.blocks]
+        "confidence", "words"}]``, as `Block.to_json` tells."""
+        blocks = [block.to_json() for block in self.blocks]
         lists = {name: list(getattr(self, name)) for name in ("figures", "languages", "warnings")}
         plain = {"status": self.status.value, "source": self.source.value, "error": self.error and dict(self.error)}
         return {**vars(self), **plain, **lists, "blocks": blocks}

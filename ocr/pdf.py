@@ -2,8 +2,7 @@
 
 import math
 import re
-import resource
-import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +10,32 @@ import pdf2image.pdf2image as pdf2image
 from pdf2image.exceptions import PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError
 from PIL import Image
 
-from ocr.limits import die_with_parent
-from ocr.pictures import flattened, shrinkage, too_many_pages
-from ocr.protocol import DecodeLimits, Refusal, decoder_death, out_of_memory, wall_timeout
+from ocr.embedded import Surroundings, embedded_text, parsed, without_text
+from ocr.ink import Marks
+from ocr.pictures import flattened, shrinkage
+from ocr.poppler import Poppler, said
+from ocr.protocol import (
+    MEBIBYTE,
+    DecodeLimits,
+    Embedded,
+    Refusal,
+    decoder_death,
+    out_of_memory,
+    too_many_pages,
+    wall_timeout,
+)
 
 MIN_DPI = 20
-STDERR_KEPT = 4_000
-
-
-class Poppler(subprocess.Popen[bytes]):
-    """Popen for pdf2image, which forgets what a program said and how it ended.
-
-    The program dies with this process and gets processor time of its own: the limit that it inherits has
-    grown with each page that this process has seen to. (A preexec_fn is safe here: there are no threads.)
-    """
-
-    cpu_seconds = 0
-    tool = ""
-    status = 0
-    stderr_text = ""
-
-    def __init__(self, command: list[str], **options: Any) -> None:
-        Poppler.tool = command[0]
-        super().__init__(command, preexec_fn=self._limit, stdin=subprocess.DEVNULL, **options)
-
-    @classmethod
-    def _limit(cls) -> None:
-        die_with_parent()
-        resource.setrlimit(resource.RLIMIT_CPU, (cls.cpu_seconds, cls.cpu_seconds + 1))
-
-    def communicate(self, input: bytes | None = None, timeout: float | None = None) -> tuple[bytes, bytes]:
-        out, err = super().communicate(input, timeout)
-        Poppler.status = self.returncode
-        Poppler.stderr_text = err[-STDERR_KEPT:].decode("utf-8", "replace").strip()
-        return out, err
+TEXT_CPU_SECONDS = 3
+TEXT_FILE = 24 * MEBIBYTE
+LIST_FILE = MEBIBYTE
+HEADER_LINES = 2
 
 
 class PdfDocument:
-    def __init__(self, path: Path, limits: DecodeLimits) -> None:
+    def __init__(self, path: Path, limits: DecodeLimits, some: bool) -> None:
+        """`some`: only some of its pages are asked for."""
+        self.some = some
         self.path = path
         self.limits = limits
         Poppler.cpu_seconds = math.ceil(limits.cpu_seconds)
@@ -57,8 +44,6 @@ class PdfDocument:
         self.pages = int(self._info()["Pages"])
         if self.pages < 1:
             raise Refusal("no_pages", "The PDF has no pages.")
-        if self.pages > limits.max_pages:
-            raise too_many_pages(self.pages, limits.max_pages)
 
     def draw(self, number: int) -> tuple[Image.Image, int | None]:
         """Page `number` (from 1), as a reader shows it, and the resolution at which it was drawn."""
@@ -86,6 +71,32 @@ class PdfDocument:
         if page.width * page.height < width * height * (dpi / 72) ** 2 * 0.5:
             raise self._unreadable(f"Page {number} of the PDF was not drawn in full.", page=number)
         return flattened(page), dpi
+
+    def text(self, number: int, page: Image.Image, dpi: int | None) -> Embedded | None:
+        """The text that page `number` carries, compared with the page as it was drawn at `dpi`."""
+        assert dpi is not None
+        layout = self._tool("pdftotext", number, TEXT_FILE, ["-bbox-layout", "-cropbox"], ["-"])
+        if layout is None:
+            return without_text("Poppler could not take the text out of the page.")
+        found = parsed(layout, dpi / 72, page.width, page.height)
+        if not found.blocks:
+            return without_text("The page carries no text.")
+        return embedded_text(found, Marks(page), self._surroundings(number, page, dpi))
+
+    def _surroundings(self, number: int, page: Image.Image, dpi: int) -> Surroundings:
+        fonts = self._tool("pdffonts", number, LIST_FILE)
+        pictures = self._tool("pdfimages", number, LIST_FILE, ["-list"])
+        # What cannot be listed is taken for the worst: the page is read by OCR.
+        if fonts is None or pictures is None:
+            return Surroundings(1.0, ())
+        area = page.width * page.height / dpi**2
+        return Surroundings(sum(picture_areas(pictures)) / area, tuple(nameless_fonts(fonts)))
+
+    def _tool(
+        self, tool: str, number: int, most: int, before: Sequence[str] = (), after: Sequence[str] = ()
+    ) -> str | None:
+        command = [tool, *before, "-f", str(number), "-l", str(number), str(self.path), *after]
+        return said(command, self.path.with_name("said"), TEXT_CPU_SECONDS, most, self.limits.wall_seconds)
 
     def _size(self, number: int) -> tuple[float, float]:
         """Width and height in points, before the page's own rotation."""
@@ -127,7 +138,7 @@ class PdfDocument:
         if "Incorrect password" in said:
             return Refusal("encrypted_document", "The PDF opens only with a password; remove it first.")
         claimed = re.search(r"Page count \((\d+)\) larger than number of objects", said)
-        if claimed and int(claimed[1]) > self.limits.max_pages:
+        if claimed and not self.some and int(claimed[1]) > self.limits.max_pages:
             return too_many_pages(int(claimed[1]), self.limits.max_pages)
         if "after the last page (0)" in said and not claimed:
             return Refusal("no_pages", "The PDF has no pages.", stderr=said)
@@ -143,6 +154,27 @@ class PdfDocument:
 
     def _unreadable(self, message: str, **where: Any) -> Refusal:
         return Refusal("unreadable_document", message, stderr=Poppler.stderr_text, **where)
+
+
+def picture_areas(listed: str) -> Iterator[float]:
+    """The area in square inches of each picture that ``pdfimages -list`` lists."""
+    for line in listed.splitlines()[HEADER_LINES:]:
+        # page num type width height color comp bpc enc interp object ID x-ppi y-ppi size ratio
+        fields = line.split()
+        try:
+            width, height, across, down = (float(fields[index]) for index in (3, 4, -4, -3))
+            if fields[2] != "smask":
+                yield (width / across) * (height / down)
+        except (ValueError, IndexError, ZeroDivisionError):
+            continue
+
+
+def nameless_fonts(listed: str) -> Iterator[str]:
+    """The fonts of ``pdffonts`` whose codes mean glyphs, with no table of the characters that these are."""
+    for line in listed.splitlines()[HEADER_LINES:]:
+        match = re.search(r"^(.*?) +.*\bIdentity-[HV] +(?:yes|no) +(?:yes|no) +no\b", line)
+        if match:
+            yield match[1].strip() or "(without a name)"
 
 
 def check_ends(data: bytes) -> None:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from ocr.protocol import DecodeLimits, Refusal
+from ocr.protocol import PREVIEW_SIDE, DecodeLimits, Embedded, Refusal, too_many_pages
 
 FORMATS = {
     "image/jpeg": ("JPEG", "MPO"),
@@ -32,22 +32,23 @@ def prepare_pillow(limits: DecodeLimits) -> None:
 class PictureDocument:
     """An image file; only a TIFF has more than one page (a JPEG's other frames are previews of the first)."""
 
-    def __init__(self, path: Path, media_type: str, limits: DecodeLimits) -> None:
+    def __init__(self, path: Path, media_type: str, limits: DecodeLimits, most: int) -> None:
+        """A document of more than `most` pages is refused."""
         self.name = FORMATS[media_type][0]
         self.limits = limits
         with self._refusals(None):
             self.image = Image.open(path, formats=FORMATS[media_type])
-            self.pages = self._count_frames() if media_type == "image/tiff" else 1
+            self.pages = self._count_frames(most) if media_type == "image/tiff" else 1
 
-    def _count_frames(self) -> int:
+    def _count_frames(self, most: int) -> int:
         # `n_frames` walks through any number of frames before it tells, and is wrong after a seek too far.
-        for frame in range(1, self.limits.max_pages + 1):
+        for frame in range(1, most + 1):
             try:
                 self.image.seek(frame)
             except EOFError:
                 self.image.seek(0)
                 return frame
-        raise too_many_pages(None, self.limits.max_pages)
+        raise too_many_pages(None, most)
 
     def draw(self, number: int) -> tuple[Image.Image, int | None]:
         """Page `number` (from 1), upright, and its resolution in dots per inch where that is known."""
@@ -57,8 +58,14 @@ class PictureDocument:
             if self.image.width * self.image.height > self.limits.image_pixels:
                 raise self._too_large(number)
             self.image.load()
-            page = flattened(ImageOps.exif_transpose(self.image))
+            # Each copy of the largest picture takes hundreds of megabytes: one is made only where it must be.
+            is_turned = self.image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            page = flattened(ImageOps.exif_transpose(self.image) if is_turned else self.image)
             return page, believable_dpi(self.image)
+
+    def text(self, number: int, page: Image.Image, dpi: int | None) -> Embedded | None:
+        """None: pictures carry no text."""
+        return None
 
     @contextmanager
     def _refusals(self, number: int | None) -> Iterator[None]:
@@ -89,10 +96,13 @@ class PictureDocument:
         return Refusal("image_too_large", message, max_pixels=most, **where)
 
 
-def too_many_pages(pages: int | None, limit: int) -> Refusal:
-    counted = f"{pages:,}" if pages else f"more than {limit:,}"
-    message = f"The document has {counted} pages; at most {limit:,} are read. Split it."
-    return Refusal("too_many_pages", message, pages=pages, max_pages=limit)
+def reduced_for_people(page: Image.Image) -> Image.Image:
+    """The page with at most `PREVIEW_SIDE` pixels on its longer side."""
+    side = max(page.width, page.height)
+    if side <= PREVIEW_SIDE:
+        return page
+    size = (max(1, page.width * PREVIEW_SIDE // side), max(1, page.height * PREVIEW_SIDE // side))
+    return page.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.01)
 
 
 def believable_dpi(image: Image.Image) -> int | None:
@@ -110,16 +120,20 @@ def flattened(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return eight_bits(image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        paper.alpha_composite(image)
+        image = in_mode(image, "RGBA")
+        paper = Image.new("RGB", image.size, "white")
+        paper.paste(image, mask=image.getchannel("A"))
         image = paper
     if image.mode in ("1", "L"):
-        return image.convert("L")
-    image = image.convert("RGB")
+        return in_mode(image, "L")
+    image = in_mode(image, "RGB")
     red, green, blue = image.split()
     grey = all(ImageChops.difference(red, other).getbbox() is None for other in (green, blue))
     return red if grey else image
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -128,7 +142,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I;16"):
         extrema = image.getextrema()
         low, high = float(min(extrema[0], 0)), float(extrema[1])  # type: ignore[arg-type]
-        high = 255.0 if high <= 255 else 65535.0 if high <= 65535 else high
+        ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        high = next((usual for usual in ranges if high <= usual), high)
     scale = 255.0 / ((high - low) or 1.0)
     wide = image if image.mode == "F" else image.convert("I")
     return wide.point(lambda value: value * scale - low * scale).convert("L")

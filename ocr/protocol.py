@@ -1,8 +1,10 @@
 """What `ocr.decoder` and its child process say to each other: one JSON object a line.
 
-The child is started with a `Job`. It answers once with ``{"pages": n}``, then to each ``{"page": n}`` (n from
-1, any order) with a `Page` without its path. Any answer may be a `Refusal` instead: after a refused opening
-the child ends, after a refused page it waits for the next request. It ends when its stdin does.
+The child is started with a `Job`. It answers once with ``{"pages": n}``. To each ``{"page": n}`` (n from 1, any
+order) it answers with a `Page` without its path and `Embedded`, which lies in a file beside the page's if
+``"embedded"`` is true; to ``{"crop": n, "boxes": [[left, top, right, bottom], …]}`` with ``{"crops": k}``, the number
+of files. Any answer may be a `Refusal` instead: after a refused opening the child ends, after a refused page it waits
+for the next request. It ends when its stdin does.
 
 This module and all that the child imports stay light: they are loaded anew for each document.
 """
@@ -12,10 +14,19 @@ import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+from ocr.page import Block
 
 MEBIBYTE = 1024 * 1024
+PREVIEW_SIDE = 1_600
+CROPS = 200
+"""So many parts of one page are cropped at most."""
 OUT_OF_MEMORY = ("ut of memory", "bad_alloc", "MemoryError", "Bogus memory allocation")
+
+
+TextSource: TypeAlias = Literal["auto", "ocr", "embedded"]
+"""Where a page's text comes from: what the PDF carries if it is sound, a recogniser, what the PDF carries."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class DecodeLimits:
     dpi: int = 300
     """The resolution at which PDF pages are drawn."""
     max_pages: int = 500
+    """So many pages may be asked for; a document may have more of them."""
     image_pixels: int = 90_000_000
     """An image with more pixels is refused."""
     page_pixels: int = 40_000_000
@@ -34,7 +46,7 @@ class DecodeLimits:
     memory: int = 1536 * MEBIBYTE
     """Address space of the decoder, and of each program that it starts."""
     file_size: int = 256 * MEBIBYTE
-    cpu_seconds: float = 12.0
+    cpu_seconds: float = 10.0
     """Processor time to open the document, and again for each page."""
     wall_seconds: float = 60.0
     """The same by the clock on the wall: longer, since other documents share the processors."""
@@ -49,6 +61,8 @@ class Job:
     media_type: str
     parent: int
     limits: DecodeLimits
+    pages: str | None
+    text: TextSource
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -60,10 +74,33 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The text that a PDF page carries, in reading order, `blocks` in pixels of the page as it was drawn.
+
+    `sound`: nothing speaks against it; else `doubts` says in sentences what does.
+    """
+
+    text: str
+    markdown: str
+    blocks: tuple[Block, ...]
+    sound: bool
+    doubts: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Embedded":
+        """Raises `KeyError`, `TypeError` or `ValueError` for anything but what ``asdict`` makes of one."""
+        left_out = {"blocks", "doubts"}
+        blocks = tuple(Block(**{**block, "bbox": _box(block["bbox"]), "words": ()}) for block in fields["blocks"])
+        plain = {name: value for name, value in fields.items() if name not in left_out}
+        return cls(**plain, blocks=blocks, doubts=tuple(fields["doubts"]))
+
+
+@dataclass(frozen=True)
 class Page:
     """One decoded page: a PNG of `width` by `height` pixels, grey or RGB, upright as its document says.
 
-    `dpi` is None where the document does not say anything that can be true.
+    `dpi` is None where the document does not say anything that can be true. `blank`: there is no ink on it.
+    `embedded` is None where the page is of no PDF, and where only OCR was asked for.
     """
 
     number: int
@@ -71,6 +108,13 @@ class Page:
     width: int
     height: int
     dpi: int | None
+    blank: bool = False
+    embedded: Embedded | None = None
+
+    @property
+    def preview(self) -> Path:
+        """A JPEG of the page for people, at most `PREVIEW_SIDE` pixels on its longer side."""
+        return preview_path(self.path)
 
 
 class Refusal(Exception):
@@ -94,6 +138,29 @@ class Refusal(Exception):
 
 def page_path(directory: str | Path, number: int) -> Path:
     return Path(directory) / f"page-{number:06d}.png"
+
+
+def preview_path(page: Path) -> Path:
+    return page.with_suffix(".jpg")
+
+
+def embedded_path(page: Path) -> Path:
+    return page.with_suffix(".json")
+
+
+def crop_path(page: Path, number: int) -> Path:
+    """The `number`-th crop (from 1) of the page that lies at `page`."""
+    return page.with_name(f"{page.stem}-crop-{number:03d}.png")
+
+
+def too_many_pages(pages: int | None, limit: int, asked: bool = False) -> Refusal:
+    """`pages` is how many the document has, None where nobody counted on; `asked`: some of them were named."""
+    counted = f"{pages:,}" if pages else f"more than {limit:,}"
+    if asked:
+        message = f"More than {limit:,} pages were asked for at once, which is the most that are read."
+    else:
+        message = f"The document has {counted} pages; at most {limit:,} are read. Split it, or name the pages."
+    return Refusal("too_many_pages", message, pages=pages, max_pages=limit)
 
 
 def wall_timeout(page: int | None, limits: DecodeLimits) -> Refusal:
@@ -123,3 +190,8 @@ def decoder_death(tool: str, status: int, stderr: str, cpu_limit: float) -> Refu
     permanent = -status not in (signal.SIGKILL, signal.SIGTERM)
     message = f"The document's decoder {tool} was ended by {name}."
     return Refusal("decoder_crashed", message, permanent, signal=name, tool=tool, stderr=stderr)
+
+
+def _box(numbers: Any) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (int(number) for number in numbers)
+    return left, top, right, bottom

@@ -1,20 +1,21 @@
-"""Pages → text by Tesseract: the script is detected, its languages are chosen, and the page is read."""
+"""Pages → text by Tesseract: a page is straightened, its script found, its languages chosen, and then it is read."""
 
-import asyncio
-import csv
 import math
 import os
 import signal
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import ocr
 from ocr import limits
 from ocr.errors import LanguageMissing, RecogniserCrashed, RecogniserError, RecogniserTimeout, ToolMissing
-from ocr.process import Child, child
+from ocr.page import Reading
+from ocr.process import Child, child, python_arguments
 from ocr.protocol import MEBIBYTE, Page
+from ocr.tesseract_output import Straightening, blocks_of, confidence_of, markdown_of, text_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MEMORY = 3072 * MEBIBYTE
@@ -23,7 +24,7 @@ LIST_TIMEOUT = 30.0
 NOT_LANGUAGES = ("osd", "equ")
 
 SCRIPTS: Mapping[str, tuple[str, ...]] = {
-    "Latin": ("eng", "deu", "fra", "spa", "ita", "por", "nld"),
+    "Latin": ("deu", "fra", "spa", "ita", "por", "nld", "eng"),
     "Fraktur": ("deu_latf", "frk", "deu"),
     "Cyrillic": ("rus", "ukr", "bul"),
     "Greek": ("ell",),
@@ -41,10 +42,14 @@ SCRIPTS: Mapping[str, tuple[str, ...]] = {
     "Korean": ("kor",),
     "Hangul": ("kor",),
 }
-"""Script as Tesseract's OSD names it → the languages, of those installed, that read it (the first leads)."""
+"""Script as Tesseract's OSD names it → the languages, of those installed, that read it. The first leads: a word that it
+reads well is not given to the others. So English comes last, which reads è as e and ö as o and is sure of it, while the
+others read English: in this order, pages in German and French have a fifth of the wrong letters."""
 DEFAULT_SCRIPT = "Latin"
-SURE_OF_SCRIPT = 1.0
-"""Below it OSD guesses: six letters in noise were Bengali with 0.74, a line of English is Latin with 3 to 10."""
+SURE_OF_ORIENTATION = 1.5
+"""Below it OSD guesses: six letters in noise lay on their side with 0.2, one line of English stands upright with 1.8 to
+2.5, pages of text have 10 to 40. Its confidence in the script tells nothing: those six were Bengali with 2.8, a page of
+Chinese is Han with 0.4, one of French Latin with 0.75 or with 170."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +61,34 @@ class Orientation:
 
 
 @dataclass(frozen=True)
-class PageText:
-    """The text of one page.
+class Sheet:
+    """The file that Tesseract is given for a page, and what was done to it."""
 
-    `confidence` is Tesseract's own for the words, from 0 to 1, weighted by their length; None if there are
-    no words. `rotation` is as in `Orientation`, 0 where OSD could not tell.
-    """
-
-    text: str
-    confidence: float | None
-    languages: tuple[str, ...]
-    rotation: int
+    path: Path
+    for_orientation: Path
+    """Smaller: a page's orientation shows at half its resolution too, in two thirds of the time."""
+    dpi: int | None
+    dpi_for_orientation: int | None
+    angle: float = 0.0
 
 
 class Tesseract:
     """Tesseract as it is installed, asked for certain languages or (None) for those of each page's script.
 
-    `timeout` is the wall-clock limit in seconds for one page.
+    `timeout` is the limit in seconds on the processor time of each of its processes. With `searchable`, readings have
+    the page as a PDF.
     """
 
     name = "tesseract"
 
-    def __init__(self, installed: Collection[str], languages: Sequence[str] | None, timeout: float) -> None:
+    def __init__(
+        self,
+        installed: Collection[str],
+        languages: Sequence[str] | None,
+        timeout: float,
+        *,
+        searchable: bool = False,
+    ) -> None:
         missing = [name for name in languages or () if name not in installed]
         if missing or not usable(installed):
             have = usable(installed)
@@ -87,62 +98,109 @@ class Tesseract:
         self.installed = frozenset(installed)
         self.languages = tuple(languages) if languages else None
         self.timeout = timeout
+        self.searchable = searchable
 
     @classmethod
-    async def find(cls, languages: Sequence[str] | None = None, timeout: float = 300.0) -> Self:
+    async def find(
+        cls, languages: Sequence[str] | None = None, timeout: float = 300.0, *, searchable: bool = False
+    ) -> Self:
         """Raises `ToolMissing` or `LanguageMissing` where Tesseract cannot do what is asked."""
-        return cls(await installed_languages(), languages, timeout)
+        return cls(await installed_languages(), languages, timeout, searchable=searchable)
 
-    async def recognise(self, page: Page) -> PageText:
+    async def recognise(self, page: Page, attempt: int) -> Reading:
         """Read a page that `ocr.decoder` wrote. Raises `RecogniserError` in one of its kinds.
 
-        Files beside the page's are written and removed.
+        From the second try on the page is read as it was drawn, and its layout found in simpler ways.
         """
         # Given anything but a picture, Tesseract takes it for a list of files to read.
         with page.path.open("rb") as file:
             if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
                 raise ValueError(f"{page.path} is not a PNG")
         try:
-            async with asyncio.timeout(self.timeout):
-                orientation = await self._orientation(page) if "osd" in self.installed else None
-                return await self._read(page, orientation)
-        except TimeoutError:
-            message = f"Tesseract took longer than {self.timeout:g} s for page {page.number}."
-            raise RecogniserTimeout(message, page=page.number, limit=self.timeout) from None
+            return await self._recognise(page, attempt)
+        finally:
+            for path in page.path.parent.glob(f"{page.path.stem}.tess.*"):
+                path.unlink()
 
-    async def _orientation(self, page: Page) -> Orientation | None:
+    async def _recognise(self, page: Page, attempt: int) -> Reading:
+        as_drawn = Sheet(page.path, page.path, page.dpi, page.dpi)
+        sheet = await self._straightened(page) if attempt == 1 else as_drawn
+        orientation = await self._orientation(sheet, page) if "osd" in self.installed else None
+        return await self._read(sheet, page, orientation, attempt)
+
+    async def _straightened(self, page: Page) -> Sheet:
+        straight, small = _beside(page, "straight.png"), _beside(page, "small.png")
+        root = str(Path(ocr.__file__).parents[1])
+        arguments = map(str, (os.getpid(), page.path, straight, small))
+        command = python_arguments("-m", "ocr.straightening_child", *arguments)
+        async with child(command, str(page.path.parent), talk=True, PYTHONPATH=root) as running:
+            assert running.process.stdout is not None
+            answer = (await running.process.stdout.read()).decode()
+            status = await running.ended()
+        _raise_for_death("The program that straightens pages", status, running)
+        if status != 0:
+            message = f"Page {page.number} could not be straightened."
+            raise RecogniserError(message, page=page.number, status=status, stderr=running.stderr)
+        angle, reduction = float(answer.split()[0]), int(answer.split()[1])
+        sheet = Sheet(page.path, page.path, page.dpi, page.dpi, angle)
+        if angle:
+            sheet = replace(sheet, path=straight, for_orientation=straight)
+        if reduction > 1:
+            sheet = replace(sheet, for_orientation=small, dpi_for_orientation=page.dpi and page.dpi // reduction)
+        return sheet
+
+    async def _orientation(self, sheet: Sheet, page: Page) -> Orientation | None:
         """Script and orientation, or None for a page with too little on it to tell."""
-        base = page.path.with_suffix("")
-        output = base.with_suffix(".osd")
-        status, _ = await self._run(page, str(base), "--psm", "0", "-l", "osd")
+        output = _beside(page, "osd")
+        status, _ = await self._run(sheet.for_orientation, sheet.dpi_for_orientation, page, "--psm", "0", "-l", "osd")
         if status != 0 and not output.exists():
             return None
-        return parsed_orientation(taken(output))
+        return parsed_orientation(_text(output))
 
-    async def _read(self, page: Page, orientation: Orientation | None) -> PageText:
+    async def _read(self, sheet: Sheet, page: Page, orientation: Orientation | None, attempt: int) -> Reading:
         script = orientation.script if orientation else DEFAULT_SCRIPT
         languages = self.languages or languages_for(script, self.installed)
-        # Mode 1 finds the orientation once more, for itself, and needs no margin to follow it when OSD was
-        # sure: with its usual one it reads a short page upside down. Where OSD was not, mode 3 does without.
-        mode = ("1", "-c", "min_orientation_margin=0") if orientation else ("3",)
-        base = page.path.with_suffix("")
+        rotation = orientation.rotation if orientation else 0
+        pdf = ("-c", "tessedit_create_pdf=1", "-c", "textonly_pdf=1") if self.searchable else ()
         status, stderr = await self._run(
-            page, str(base), "--psm", *mode, "-l", "+".join(languages), "-c", "tessedit_create_txt=1",
-            "-c", "tessedit_create_tsv=1", "-c", "page_separator=",
+            sheet.path, sheet.dpi, page, *layout(orientation, attempt), "-l", "+".join(languages),
+            "-c", "tessedit_create_hocr=1", *pdf,
         )  # fmt: skip
         if status != 0:
             message = f"Tesseract failed with status {status} on page {page.number}."
             raise RecogniserError(message, page=page.number, status=status, stderr=stderr)
-        confidence = mean_confidence(taken(base.with_suffix(".tsv")))
-        rotation = orientation.rotation if orientation else 0
-        return PageText(taken(base.with_suffix(".txt")).strip(), confidence, languages, rotation)
+        blocks = blocks_of(_text(_beside(page, "hocr")), Straightening(sheet.angle, page.width, page.height))
+        return Reading(
+            text_of(blocks),
+            markdown_of(blocks, page.number),
+            blocks,
+            confidence_of([word for block in blocks for word in block.words]),
+            rotation,
+            languages,
+            pdf=await self._pdf(page, sheet.path, rotation) if self.searchable else None,
+        )
 
-    async def _run(self, page: Page, base: str, *options: str) -> tuple[int, str]:
-        dpi = ("--dpi", str(page.dpi)) if page.dpi else ()
-        command = _limited(self.timeout, "tesseract", str(page.path), base, *dpi, *options)
+    async def _pdf(self, page: Page, picture: Path, rotation: int) -> bytes:
+        """The picture that Tesseract read with its text layer over it, upright."""
+        layer, output = _beside(page, "pdf"), _beside(page, "whole.pdf")
+        root = str(Path(ocr.__file__).parents[1])
+        arguments = map(str, (os.getpid(), picture, layer, output, rotation))
+        command = python_arguments("-m", "ocr.searchable_child", *arguments)
+        async with child(command, str(page.path.parent), talk=False, PYTHONPATH=root) as running:
+            status = await running.ended()
+        _raise_for_death("The program that makes searchable pages", status, running)
+        if status != 0:
+            message = f"No searchable PDF could be made of page {page.number}."
+            raise RecogniserError(message, page=page.number, status=status, stderr=running.stderr)
+        return output.read_bytes()
+
+    async def _run(self, picture: Path, dpi: int | None, page: Page, *options: str) -> tuple[int, str]:
+        resolution = ("--dpi", str(dpi)) if dpi else ()
+        base = str(page.path.with_suffix(".tess"))
+        command = _limited(self.timeout, "tesseract", str(picture), base, *resolution, *options)
         async with child(command, str(page.path.parent), talk=False) as running:
             status = await running.ended()
-        _raise_for_death(status, running)
+        _raise_for_death("Tesseract", status, running)
         return status, running.stderr
 
 
@@ -153,7 +211,7 @@ async def installed_languages() -> tuple[str, ...]:
         assert running.process.stdout is not None
         lines = (await running.process.stdout.read()).decode().splitlines()
         status = await running.ended()
-    _raise_for_death(status, running)
+    _raise_for_death("Tesseract", status, running)
     return tuple(line.strip() for line in lines[1:] if line.strip())
 
 
@@ -171,30 +229,30 @@ def languages_for(script: str, installed: Collection[str]) -> tuple[str, ...]:
     return (usable(installed)[0],)
 
 
+def layout(orientation: Orientation | None, attempt: int) -> tuple[str, ...]:
+    """The options that say how Tesseract finds the parts of the page."""
+    # Mode 1 finds the orientation once more, for itself, and needs no margin to follow it when OSD was sure: with its
+    # usual one it reads a short page upside down. Where OSD was not, mode 3 does without. Modes 4 and 6, one column and
+    # one block, find no orientation.
+    if orientation is not None and (attempt == 1 or orientation.rotation != 0):
+        return ("--psm", "1", "-c", "min_orientation_margin=0")
+    return ("--psm", {1: "3", 2: "4"}.get(attempt, "6"))
+
+
 def parsed_orientation(report: str) -> Orientation | None:
     """Read the report of ``--psm 0``: lines of ``Key: value``, None where they are missing or unsure."""
     fields = dict(line.split(": ", 1) for line in report.splitlines() if ": " in line)
-    if "Rotate" not in fields or float(fields.get("Script confidence", 0)) < SURE_OF_SCRIPT:
+    if "Rotate" not in fields or float(fields.get("Orientation confidence", 0)) < SURE_OF_ORIENTATION:
         return None
     return Orientation(fields["Script"].strip(), int(fields["Rotate"]))
 
 
-def mean_confidence(tsv: str) -> float | None:
-    """The words' confidences in Tesseract's TSV (0 to 100), weighted by length, as a number from 0 to 1."""
-    letters = total = 0.0
-    for row in csv.DictReader(tsv.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE):
-        word = (row["text"] or "").strip()
-        if row["level"] == "5" and word:
-            letters += len(word)
-            total += len(word) * float(row["conf"])
-    return round(total / letters / 100, 4) if letters else None
+def _beside(page: Page, kind: str) -> Path:
+    return page.path.with_suffix(f".tess.{kind}")
 
 
-def taken(path: Path) -> str:
-    """The text of a file, which is removed."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    path.unlink()
-    return text
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _limited(timeout: float, *command: str) -> list[str]:
@@ -202,11 +260,11 @@ def _limited(timeout: float, *command: str) -> list[str]:
     return [sys.executable, "-I", "-S", limits.__file__, *map(str, numbers), *command]
 
 
-def _raise_for_death(status: int, running: Child) -> None:
+def _raise_for_death(program: str, status: int, running: Child) -> None:
     if status == limits.COMMAND_NOT_FOUND:
         raise ToolMissing("tesseract is not on PATH: install tesseract-ocr.", tool="tesseract")
     if status == -signal.SIGXCPU:
-        raise RecogniserTimeout("Tesseract used up its processor time on one page.", stderr=running.stderr)
+        raise RecogniserTimeout(f"{program} used up its processor time on one page.", stderr=running.stderr)
     if status < 0:
         name = signal.Signals(-status).name
-        raise RecogniserCrashed(f"Tesseract was ended by {name}.", signal=name, stderr=running.stderr)
+        raise RecogniserCrashed(f"{program} was ended by {name}.", signal=name, stderr=running.stderr)

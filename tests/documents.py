@@ -164,6 +164,48 @@ def blank_pdf(
     )
 
 
+def one_page_pdf(
+    content: bytes,
+    *,
+    box: str = "0 0 612 792",
+    page: bytes = b"",
+    resources: bytes = b"",
+    font: bytes = b"",
+    objects: Sequence[bytes] = (),
+    trailer: bytes = b"",
+) -> bytes:
+    """A PDF of one page with `content` drawn; font ``/F`` is Helvetica.
+
+    `page`, `resources` and `font` are more entries of these dictionaries, `objects` those that they name, from 6 on.
+    """
+    parts = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        _page_tree([4], 1),
+        stream(content),
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [%b] /Resources << /Font << /F 5 0 R >> %b >> /Contents 3 0 R %b >>"
+        % (box.encode(), resources, page),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica %b >>" % font,
+    ]
+    return write_pdf([*parts, *objects], trailer)
+
+
+def typed(text: str, x: float = 72, y: float = 700, size: float = 12, mode: int = 0) -> bytes:
+    """Drawing operators for lines of Latin text; `mode` 3 is invisible."""
+    lines = text.encode("latin-1").replace(b"\\", b"\\\\").replace(b"(", b"\\(").replace(b")", b"\\)").split(b"\n")
+    shown = b" ".join(b"(%b) Tj 0 %.1f Td" % (line, -size * 1.3) for line in lines)
+    return b"BT /F %.1f Tf %d Tr %.1f %.1f Td %b ET " % (size, mode, x, y, shown)
+
+
+def picture(image: Image.Image, quality: int = 60) -> bytes:
+    """The picture as an image object of a PDF."""
+    space = b"/DeviceGray" if image.mode == "L" else b"/DeviceRGB"
+    return stream(
+        encoded(image, "JPEG", quality=quality),
+        b"/Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace %b /BitsPerComponent 8 /Filter /DCTDecode"
+        % (*image.size, space),
+    )
+
+
 def zero_page_pdf() -> bytes:
     return blank_pdf(pages=0)
 

@@ -5,9 +5,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from enum import Enum
-from typing import TypeVar
-
-from pymongo.errors import PyMongoError
 
 from broker.broker import Broker
 from broker.cancellation import cancel_all
@@ -16,11 +13,12 @@ from broker.errors import AttemptTimeout, EngineDied, EngineError, EngineNotRunn
 from broker.job import Failure, Job
 from broker.results import pack
 from config.errors import RoundhouseError
-from worker.engines.base import Engine, Progress, Request, Result
+from worker.document_attempt import DocumentAttempt, Paused
+from worker.engines.base import Engine, Request, Result
 from worker.isolation import Isolation
+from worker.persist import persist
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _DEATHS = (EngineDied.code, EngineStalled.code)
 
@@ -36,17 +34,29 @@ class Stop(Enum):
 class Attempt:
     """Runs a claimed job, then records what came of it.
 
-    ``stop`` may be called at any time; ``run`` then ends soon, and ``record`` writes what is due.
+    ``stop`` may be called at any time; ``run`` then ends soon, and ``record`` writes what is due. Once ``halted`` is
+    true, no further page of a document is begun; some of its pages at a time where ``others`` wait.
     """
 
-    def __init__(self, broker: Broker, job: Job, engine: Engine, isolation: Isolation) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        job: Job,
+        engine: Engine,
+        isolation: Isolation,
+        halted: Callable[[], bool],
+        others: Callable[[], Awaitable[bool]],
+    ) -> None:
         self.job = job
+        self._halted = halted
+        self._others = others
+        self._document: DocumentAttempt | None = None
         self._isolation = isolation
         self._accompanied = False
         self._broker = broker
         self._engine = engine
         self._stop: Stop | None = None
-        self._work: asyncio.Task[Failure | Result] | None = None
+        self._work: asyncio.Task[Failure | Result | Paused] | None = None
 
     def stop(self, why: Stop) -> None:
         """Only the first reason counts, and none once the engine is done: the last write is fenced anyhow."""
@@ -74,7 +84,7 @@ class Attempt:
         else:
             await self._settle(self._work.result())
 
-    async def _outcome(self) -> Failure | Result:
+    async def _outcome(self) -> Failure | Result | Paused:
         try:
             return await self._execute()
         except RoundhouseError as error:
@@ -84,43 +94,43 @@ class Attempt:
             log.exception("job %s: the engine raised an unexpected error", self.job.id)
             return Failure("internal_error", f"{type(error).__name__}: {error}", stack=stack_of(error))
 
-    async def _execute(self) -> Result:
-        request = await self._request()
-        limit = self.job.timeout
-        loop = asyncio.get_running_loop()
+    async def _execute(self) -> Result | Paused:
         async with self._isolation.visit(alone=self.job.suspect) as visit:
             try:
-                async with asyncio.timeout(limit) as timeout, aclosing(self._engine.run(request)) as chunks:
-                    async for chunk in chunks:
-                        if isinstance(chunk, Result):
-                            return chunk
-                        if isinstance(chunk, Progress):
-                            timeout.reschedule(loop.time() + limit)
-                            await self._progress(chunk)
-            except TimeoutError:
-                raise AttemptTimeout(f"The attempt ran longer than {limit:g} s.") from None
+                return await (self._answer() if self.job.file is None else self._read())
             finally:
                 self._accompanied = visit.accompanied
+
+    async def _answer(self) -> Result:
+        limit = self.job.timeout
+        request = Request(str(self.job.id), self.job.attempts, self.job.payload)
+        try:
+            async with asyncio.timeout(limit), aclosing(self._engine.run(request)) as chunks:
+                async for chunk in chunks:
+                    if isinstance(chunk, Result):
+                        return chunk
+        except TimeoutError:
+            raise AttemptTimeout(f"The attempt ran longer than {limit:g} s.") from None
         raise EngineError("The engine ended without a result.", code="no_result")
 
-    async def _request(self) -> Request:
-        job, file = self.job, self.job.file
-        if file is None:
-            return Request(str(job.id), job.attempts, job.payload)
-        document = await persist(lambda: self._broker.files.get(file.id))
-        return Request(str(job.id), job.attempts, job.payload, document, file.media_type)
+    async def _read(self) -> Result | Paused:
+        """A document, whose pages have their time limit each."""
+        self._document = DocumentAttempt(self._broker, self.job, self._engine, self._halted, self._others)
+        return await self._document.run()
 
-    async def _progress(self, progress: Progress) -> None:
-        try:
-            await self._broker.queue.progress(self.job, progress.done, progress.total, progress.unit)
-        except PyMongoError as error:
-            log.warning("job %s: progress not written: %s", self.job.id, error)
-
-    async def _settle(self, outcome: Failure | Result) -> None:
+    async def _settle(self, outcome: Failure | Result | Paused) -> None:
+        if isinstance(outcome, Paused):
+            log.info("job %s is not read to its end yet, others go first: %s", self.job.id, outcome.for_others)
+            await persist(lambda: self._broker.queue.release(self.job, to_the_back=outcome.for_others))
+            return
         if isinstance(outcome, Failure):
             await (self._hand_back(outcome) if self._is_innocent(outcome) else self._fail(outcome))
             return
         packed = await persist(lambda: pack(self._broker.files, self.job, outcome.value))
+        if outcome.files:
+            packed["files"] = dict(outcome.files)
+        if self.job.fingerprint is not None and not outcome.value.get("partial"):
+            packed["reusable"] = self.job.fingerprint
         if not await persist(lambda: self._broker.queue.complete(self.job, packed)):
             log.warning("job %s: the lease was lost, the result counts for nothing", self.job.id)
 
@@ -136,7 +146,8 @@ class Attempt:
         await persist(lambda: self._broker.queue.release(self.job, suspect=suspect))
 
     async def _fail(self, failure: Failure) -> None:
-        status = await persist(lambda: self._broker.queue.fail(self.job, failure))
+        gained = self._document is not None and self._document.gained
+        status = await persist(lambda: self._broker.queue.fail(self.job, failure, gained=gained))
         if status is None:
             log.warning("job %s: the lease was lost, the failure counts for nothing", self.job.id)
             return
@@ -161,18 +172,3 @@ def _failure(error: RoundhouseError) -> Failure:
         details={"details": dict(error.details)} if error.details else {},
         stack=stack_of(error),
     )
-
-
-async def persist(write: Callable[[], Awaitable[T]]) -> T:
-    """Repeats a database call until the database answers: what an engine has worked out is not thrown away.
-
-    Safe for the fenced writes of an attempt, which may be repeated. Backs off to two seconds.
-    """
-    delay = 0.1
-    while True:
-        try:
-            return await write()
-        except PyMongoError as error:
-            log.warning("the database does not answer, trying again in %.1f s: %s", delay, error)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)

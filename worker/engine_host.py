@@ -53,6 +53,14 @@ class Bounded(Protocol):
     """Of the next start."""
 
 
+@runtime_checkable
+class Modal(Protocol):
+    """An engine that reads documents in one of several resolution modes."""
+
+    resolution: str | None
+    """Of the next start; None: the usual one."""
+
+
 class Listener(Protocol):
     """Who is told of what happens to an engine. All methods return at once."""
 
@@ -132,6 +140,8 @@ class EngineHost:
         self._restarts, self._resolution, self._gpus = desired.restarts, desired.resolution, tuple(gpus)
         if isinstance(self.engine, Bounded):
             self.engine.max_concurrent = max_concurrent
+        if isinstance(self.engine, Modal):
+            self.engine.resolution = desired.resolution
         trouble, self._trouble = self._trouble, ""
         self._to(EngineState.STARTING, trouble)
         self._begin(self._start())

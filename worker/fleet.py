@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 from broker.broker import Broker
 from broker.cancellation import cancel_all
 from broker.desired import Desired, Wanted
+from broker.lanes import Resolutions
 from broker.measurements import Measurement
 from broker.plans import Order
 from broker.registry import DeviceState, ModelState
@@ -20,6 +21,7 @@ from worker.engine_host import EngineHost
 from worker.engine_state import LOADED, EngineState
 from worker.engines.base import Engine, Loadable
 from worker.gpus import HOST, Gpus, main_memory
+from worker.modes import Modes
 from worker.reconciler import Action, action_for
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Fleet:
         self._broker = broker
         self._jobs = jobs
         self._hosts = {name: EngineHost(name, engine, self) for name, engine in engines.items()}
+        self._modes = Modes(broker, jobs.busy)
         self._gpus = Gpus()
         self._devices: Sequence[DeviceState] = ()
         self._remembered: Mapping[str, Measurement] = {}
@@ -76,6 +79,10 @@ class Fleet:
 
     def ready(self) -> list[str]:
         return [name for name, host in self._hosts.items() if host.ready]
+
+    def resolutions(self, model: str) -> Resolutions:
+        """Those that jobs may ask for that are to be run here, see ``broker.lanes``."""
+        return self._modes.accepted(model)
 
     def job_ended(self, model: str) -> None:
         if model in self._hosts and self._hosts[model].state is EngineState.DRAINING:
@@ -147,7 +154,8 @@ class Fleet:
             await self._read()
             if self._desired is not None:
                 for host in self._hosts.values():
-                    self._act(host, self._desired.get(host.name, Desired(host.name)))
+                    desired = self._desired.get(host.name, Desired(host.name))
+                    self._act(host, await self._modes.desired(host, desired))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._broker.settings.queue.poll_interval):
                     await self._look.wait()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from config import VllmSettings
 from config.vllm import on_ray, weight_places
+from worker.ocr_models import FLAGS as OCR_FLAGS
+from worker.ocr_models import Family, mode_environment
 
 # What only Roundhouse itself has to know.
 _SECRETS = ("ROUNDHOUSE", "MONGODB_URI", "JWT_SECRET", "ADMIN_PASSWORD", "SERVER_")
@@ -34,11 +36,12 @@ def command(
     python: str,
     *,
     total: int | None = None,
+    family: Family | None = None,
 ) -> list[str]:
     """vLLM's OpenAI server on the Unix socket ``socket``, which serves ``model`` as ``name``.
 
-    ``total``: bytes of the smallest GPU that it is to use; None: it uses none. The user's own ``args`` come last, so
-    that they win.
+    ``total``: bytes of the smallest GPU that it is to use; None: it uses none. ``family``: of the model, where it is to
+    read pages. The user's own ``args`` come last, so that they win.
     """
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name]
     words += ["--uds", str(socket), "--max-num-seqs", str(settings.max_concurrent)]
@@ -54,6 +57,8 @@ def command(
     if settings.lora:
         paths = {adapter: Path(path).expanduser().absolute() for adapter, path in settings.lora.items()}
         words += ["--enable-lora", "--lora-modules", *(f"{adapter}={path}" for adapter, path in paths.items())]
+    if family is not None:
+        words += OCR_FLAGS
     return [*words, *settings.args]
 
 
@@ -66,11 +71,13 @@ def _on_gpu(settings: VllmSettings, total: int) -> list[str]:
     return words
 
 
-def environment(settings: VllmSettings, environ: Mapping[str, str], gpus: Sequence[str] = ()) -> dict[str, str]:
+def environment(
+    settings: VllmSettings, environ: Mapping[str, str], gpus: Sequence[str] = (), mode: str | None = None
+) -> dict[str, str]:
     """``environ`` without Roundhouse's secrets, with what vLLM needs; the user's own ``env`` wins.
 
     ``gpus``: ids as CUDA_VISIBLE_DEVICES takes them; none: whatever is visible already, and so with Ray, which hands
-    the GPUs out itself.
+    the GPUs out itself. ``mode``: the resolution mode of a DeepSeek-OCR.
     """
     kept = {key: value for key, value in environ.items() if not key.startswith(_SECRETS)}
     ours = {
@@ -81,4 +88,5 @@ def environment(settings: VllmSettings, environ: Mapping[str, str], gpus: Sequen
         "VLLM_SERVER_DEV_MODE": "1",
     }
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus and not on_ray(settings) else {}
-    return kept | ours | visible | settings.env
+    found = kept | ours | visible | settings.env
+    return found if mode is None else found | mode_environment(mode, found)

@@ -8,6 +8,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from bson import ObjectId
@@ -19,10 +20,11 @@ from broker.database import farewell
 from broker.job import Document, Job
 from broker.job_updates import taken_over
 from broker.registry import HEARTBEAT, KNOWN
-from worker.attempt import Attempt, Stop, persist
+from worker.attempt import Attempt, Stop
 from worker.engines.base import Engine
 from worker.fleet import Fleet
 from worker.isolation import Isolation
+from worker.persist import persist
 from worker.renewal import LeaseKeeper
 
 log = logging.getLogger(__name__)
@@ -178,7 +180,7 @@ class Worker:
             if free <= 0 or self._draining.is_set():
                 self._backlog.add(model)
                 continue
-            claims = await self._broker.queue.claim(model, self.id, free)
+            claims = await self._broker.queue.claim(model, self.id, free, self._fleet.resolutions(model))
             (self._backlog.add if claims.more else self._backlog.discard)(model)
             claimed += len(claims.jobs)
             for job in claims.jobs:
@@ -234,11 +236,20 @@ class Worker:
         self._attach(persist(lambda: self._broker.queue.release(job)), job.model)
 
     def _begin(self, job: Job) -> None:
-        attempt = Attempt(self._broker, job, self._fleet.engine(job.model), self._isolation[job.model])
+        engine, isolation = self._fleet.engine(job.model), self._isolation[job.model]
+        halted, others = partial(self._halted, job.model), partial(self._others_wait, job.model)
+        attempt = Attempt(self._broker, job, engine, isolation, halted, others)
         if job.id in self._running:  # a failover has rolled back the claim that it rests on
             self._running[job.id].stop(Stop.LOST)
         self._running[job.id] = attempt
         self._attach(self._attend(attempt), job.model)
+
+    def _halted(self, model: str) -> bool:
+        """Whether what can be broken off at no loss is to be."""
+        return self._draining.is_set() or not self._fleet.is_ready(model)
+
+    async def _others_wait(self, model: str) -> bool:
+        return await self._broker.lanes.anybody(model, self._fleet.resolutions(model))
 
     def _attach(self, work: Coroutine[Any, Any, object], model: str) -> None:
         task = asyncio.create_task(work)

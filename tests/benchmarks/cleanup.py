@@ -23,6 +23,7 @@ from pymongo import WriteConcern
 from broker.cleanup import Cleaner
 from broker.database import TTL_MARGIN, connect
 from broker.files import FileStore
+from broker.pages import Pages
 from config.settings import HistorySettings
 from tests.benchmarks.producer import MODEL
 from tests.benchmarks.site import Site, headline, module, process, site
@@ -90,7 +91,8 @@ class Trial:
 
     async def _clean(self, seconds: float) -> None:
         database = connect(self._place.uri, self._database)
-        cleaner = Cleaner(database, FileStore(database), RETENTION)
+        files = FileStore(database)
+        cleaner = Cleaner(database, files, Pages(database, files), RETENTION)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while await cleaner.clean():

@@ -19,7 +19,7 @@ from broker.job import Failure, Idempotency, Job, NewJob, Status
 from broker.queue import JobQueue
 from config import QueueSettings, SimulatorSettings
 from tests.failover.replica_set import ReplicaSet
-from worker.attempt import persist
+from worker.persist import persist
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 MODELS = {"alpha": SimulatorSettings(task="chat", engine="simulator", max_retries=0)}

@@ -12,7 +12,7 @@ from broker.queue import JobQueue
 from broker.reader import JobReader
 from config import QueueSettings, SimulatorSettings
 from tests.failover.replica_set import ReplicaSet
-from worker.attempt import persist
+from worker.persist import persist
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 MODELS = {"alpha": SimulatorSettings(task="chat", engine="simulator")}

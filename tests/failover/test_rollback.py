@@ -17,7 +17,7 @@ from broker.queue import JobQueue
 from config import QueueSettings, SimulatorSettings
 from tests.conditions import eventually
 from tests.failover.replica_set import Member, ReplicaSet
-from worker.attempt import persist
+from worker.persist import persist
 
 MODELS = {"alpha": SimulatorSettings(task="chat", engine="simulator", max_concurrent=2, max_waiting=2, max_retries=1)}
 # Long, so that nothing but the failover takes a job from its worker.

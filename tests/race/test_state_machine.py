@@ -77,6 +77,7 @@ class Expected:
     lapsed: bool = False
     waits: bool = False
     due: bool = False
+    gained: bool = False
     result: Mapping[str, Any] | None = None
 
     def claimed(self, attempt: Job) -> None:
@@ -94,6 +95,7 @@ class Expected:
 
     def requeued(self, *, waits: bool) -> None:
         self.status, self.attempt, self.lease, self.lapsed = Status.QUEUED, None, False, False
+        self.gained = False
         self.waits, self.due = waits, False
 
     def ended(self, status: Status) -> None:
@@ -101,8 +103,11 @@ class Expected:
         if status is not Status.CANCELLED:  # a cancelled job's slot frees when its worker has stopped
             self.lease = self.lapsed = False
 
-    def failed(self, failure: Failure) -> Status:
+    def failed(self, failure: Failure, *, gained: bool) -> Status:
+        """An attempt that has brought its job further does not count, unless there is no use in another."""
         self.confirmed()
+        if gained and not failure.permanent:
+            self.attempts -= 1
         status = after_failure(self.attempts, self.job.max_retries, failure)
         self.errors.append(failure.code)
         if status is Status.QUEUED:
@@ -332,14 +337,14 @@ class QueueMachine(RuleBasedStateMachine):
             self.complete(job)
 
     @precondition(lambda self: self.live())
-    @rule(number=NUMBERS, die=st.booleans(), worker=st.sampled_from(WORKERS))
-    def hand_a_job_on(self, number: int, die: bool, worker: int) -> None:
-        """Its worker drains or dies, and somebody claims what is next, which is often the same job."""
+    @rule(number=NUMBERS, how=st.sampled_from(("die", "drain", "make room")), worker=st.sampled_from(WORKERS))
+    def hand_a_job_on(self, number: int, how: str, worker: int) -> None:
+        """Its worker dies, drains or lets others go first, and somebody claims what is next, often the same job."""
         job = picked(self.live(), number)
-        if die:
+        if how == "die":
             self.lose_a_worker_and_come_back(self.expected[job.id])
         else:
-            self.release(job)
+            self.release(job, to_the_back=how == "make room")
         self.all_promises_hold()
         self.claimed(worker, job.model, 1)
 
@@ -352,11 +357,15 @@ class QueueMachine(RuleBasedStateMachine):
         expected.ended(Status.COMPLETED)
 
     def fail(self, job: Job, failure: Failure) -> None:
-        outcome = self.run(self.queue_of(job).fail(job, failure))
-        assert outcome is self.expected[job.id].failed(failure)
+        gained = self.expected[job.id].gained
+        outcome = self.run(self.queue_of(job).fail(job, failure, gained=gained))
+        assert outcome is self.expected[job.id].failed(failure, gained=gained)
 
-    def release(self, job: Job) -> None:
-        assert self.run(self.queue_of(job).release(job))
+    def release(self, job: Job, *, to_the_back: bool) -> None:
+        assert self.run(self.queue_of(job).release(job, to_the_back=to_the_back))
+        if to_the_back:
+            latest = max((document["seq"], job_id) for job_id, document in self.documents().items())
+            assert latest[1] == job.id, "it goes before somebody who was there already"
         expected = self.expected[job.id]
         expected.attempts = job.attempts - 1
         expected.requeued(waits=False)
@@ -374,11 +383,13 @@ class QueueMachine(RuleBasedStateMachine):
             expected.lapsed, expected.timed = False, True
 
     @precondition(lambda self: self.live())
-    @rule(number=NUMBERS, done=st.integers(0, 9))
-    def progress(self, number: int, done: int) -> None:
+    @rule(number=NUMBERS, done=st.integers(0, 9), gained=st.booleans())
+    def progress(self, number: int, done: int, gained: bool) -> None:
         job = picked(self.live(), number)
-        self.run(self.queue_of(job).progress(job, done, None, "pages"))
-        self.expected[job.id].confirmed()
+        self.run(self.queue_of(job).progress(job, done, None, "pages", gained=gained))
+        expected = self.expected[job.id]
+        expected.confirmed()
+        expected.gained |= gained
         assert self.documents()[job.id]["progress"] == {"done": done, "total": None, "unit": "pages"}
 
     @precondition(lambda self: any(e.status is Status.CANCELLED for e in self.leases()))
@@ -406,7 +417,7 @@ class QueueMachine(RuleBasedStateMachine):
             case "release":
                 assert not self.run(queue.release(job))
             case "progress":
-                self.run(queue.progress(job, 99, 100, "pages"))
+                self.run(queue.progress(job, 99, 100, "pages", gained=True))
             case "renew":
                 assert self.run(queue.renew({job.id: str(job.token)})) == {job.id}
             case "reap":
@@ -471,7 +482,7 @@ class QueueMachine(RuleBasedStateMachine):
                 if expected.attempts == 0:  # else it was confirmed since the reaper looked: the next look will tell
                     expected.requeued(waits=False)
             elif mine and expected.lapsed and expected.status is Status.PROCESSING:
-                assert outcome is expected.failed(LEASE_EXPIRED)
+                assert outcome is expected.failed(LEASE_EXPIRED, gained=job.gained)
             elif not (mine and expected.status is Status.FAILED):
                 assert outcome is None
 
@@ -525,6 +536,7 @@ def check_document(document: Document, expected: Expected) -> None:
         "lane": status is Status.QUEUED and not expected.waits,
         "not_before": expected.waits,
         "slot": expected.lease,
+        "gained": expected.gained and status in (Status.PROCESSING, Status.CANCELLED),
         "lease_expires_at": expected.lease and expected.timed,
         "finished_at": status.terminal,
     }

@@ -25,8 +25,18 @@ def python() -> str:
 @pytest.fixture(scope="session")
 def tiny(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a tiny Llama."""
-    directory = tmp_path_factory.mktemp("tiny")
-    subprocess.run([python, _HERE / "make_tiny_llama.py", directory], check=True, capture_output=True)
+    return made_by(python, "make_tiny_llama.py", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_ocr(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny DeepSeek-OCR without weights."""
+    return made_by(python, "make_tiny_deepseek_ocr.py", tmp_path_factory.mktemp("tiny-ocr"))
+
+
+def made_by(python: str, program: str, directory: Path, *words: str) -> Path:
+    environ = os.environ | {"PYTHONPATH": str(_HERE)}
+    subprocess.run([python, _HERE / program, directory, *words], check=True, capture_output=True, env=environ)
     return directory
 
 
@@ -48,6 +58,22 @@ def entry_of(python: str, model: Path, **options: Any) -> dict[str, Any]:
         "start_timeout": 600.0,
     }
     return entry | options | {"env": entry["env"] | options.get("env", {})}
+
+
+def ocr_entry_of(python: str, model: Path, **options: Any) -> dict[str, Any]:
+    """An entry for a tiny DeepSeek-OCR, whose weights vLLM makes up and which writes what it is told by ``scribe``."""
+    entry: dict[str, Any] = {
+        "task": "ocr",
+        "engine": "vllm",
+        "model": str(model),
+        "python": python,
+        "dtype": "bfloat16",
+        "max_concurrent": 4,
+        "args": ["--enforce-eager", "--load-format", "dummy"],
+        "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": os.pathsep.join([str(_HERE), str(_HERE / "plugin")])},
+        "start_timeout": 600.0,
+    }
+    return entry | options
 
 
 def settings_of(python: str, model: Path, **options: Any) -> VllmSettings:

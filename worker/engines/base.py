@@ -1,28 +1,22 @@
 """The protocol of an engine: what runs a model, whatever runs behind it."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from bson import ObjectId
+
+from ocr.recogniser import Recogniser
+from ocr.turns import PageTurns
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One attempt of one job. ``document`` holds the bytes that the client sent, for OCR."""
+    """One attempt of one job."""
 
     job_id: str
     attempt: int
     payload: Mapping[str, Any]
-    document: bytes | None = None
-    media_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """``done`` of ``total`` units; ``total`` None while it is unknown. Restarts the attempt's timeout."""
-
-    done: int
-    total: int | None
-    unit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +28,16 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The end of a successful run: a JSON-able mapping of the shape of its task. Always the last chunk."""
+    """The end of a successful run: a JSON-able mapping of the shape of its task. Always the last chunk.
+
+    ``files``: ids of stored files that belong to it, by name.
+    """
 
     value: Mapping[str, Any]
+    files: Mapping[str, ObjectId] = field(default_factory=dict)
 
 
-Chunk: TypeAlias = Progress | Delta | Result
+Chunk: TypeAlias = Delta | Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +97,14 @@ class Engine(Protocol):
 
     def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """Runs one attempt. Raises EngineError and its kind; closing the generator stops the engine's work."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """An engine that reads documents, page by page. On top of Engine's start and stop."""
+
+    turns: PageTurns
+    """Its places for pages, which the documents share."""
+
+    async def recogniser(self, request: Request) -> Recogniser:
+        """What reads the pages of one document. Raises EngineError and its kind, ``ocr.errors.OcrError``."""

@@ -5,6 +5,7 @@ from typing import assert_never
 
 from config import (
     OpenaiSettings,
+    RapidocrSettings,
     Settings,
     SimulatorSettings,
     TesseractSettings,
@@ -12,6 +13,7 @@ from config import (
 )
 from worker.engines.base import Engine
 from worker.engines.openai import OpenaiEngine
+from worker.engines.rapidocr import RapidocrEngine
 from worker.engines.simulator import LoadableSimulator, Simulator
 from worker.engines.tesseract import TesseractEngine
 from worker.engines.vllm import VllmEngine
@@ -30,6 +32,8 @@ def _engine(settings: Settings, name: str, gpus: Gpus) -> Engine:
     match model:
         case TesseractSettings():
             return TesseractEngine(model)
+        case RapidocrSettings():
+            return RapidocrEngine(model)
         case OpenaiSettings():
             return OpenaiEngine(name, model)
         case SimulatorSettings():

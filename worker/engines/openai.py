@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -16,7 +17,10 @@ from httpx_sse import ServerSentEvent, SSEError, aconnect_sse
 
 from broker.errors import EngineError, EngineInputError, EngineUnavailable
 from config import OpenaiSettings
+from ocr.instructions import Dialect
+from ocr.turns import PageTurns
 from worker.engines.base import Chunk, Delta, Request, Result
+from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 
 # Our own keys in a payload that no upstream knows.
 _OURS = frozenset({"simulate", "adapter"})
@@ -67,13 +71,15 @@ class Upstream:
         message = _error_message(await response.aread()) or response.reason_phrase
         told = f"{self._title} answered {response.status_code}: {message}"
         if response.status_code in _INPUT_STATUSES:
-            raise EngineInputError(told)
+            raise EngineInputError(told, status=response.status_code)
         if response.status_code in (401, 403):
             raise EngineInputError(f"{told} (check api_key)", code="upstream_refused_key")
         raise EngineUnavailable(told)
 
 
 class OpenaiEngine:
+    """Chats and reads pages. Whatever is behind it, a model that is called DeepSeek-OCR is asked as one."""
+
     def __init__(self, name: str, settings: OpenaiSettings) -> None:
         url = settings.base_url.rstrip("/")
         key = settings.api_key
@@ -81,6 +87,7 @@ class OpenaiEngine:
         timeout = httpx.Timeout(settings.timeout, connect=min(10.0, settings.timeout))
         limits = httpx.Limits(max_connections=settings.max_concurrent)
         client = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False)
+        self.turns = PageTurns(settings.max_concurrent)
         self._model = settings.model or name
         self._upstream = Upstream(f"The upstream of {name} at {url}", url, client)
 
@@ -92,6 +99,11 @@ class OpenaiEngine:
 
     def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         return self._upstream.chat(self._model, request.payload)
+
+    async def recogniser(self, request: Request) -> VisionRecogniser:
+        dialect = Dialect.DEEPSEEK if "deepseek-ocr" in self._model.lower() else Dialect.PLAIN
+        chat = partial(self._upstream.chat, self._model)
+        return VisionRecogniser("openai", chat, VisionModel(dialect), page_options(request.payload))
 
 
 async def _read_on(events: AsyncIterator[ServerSentEvent]) -> None:

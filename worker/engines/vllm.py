@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import httpx
 
@@ -17,13 +19,18 @@ from broker.mongodset import Polls
 from broker.registry import DeviceState
 from config import VllmSettings
 from config.vllm import gpu_count, on_ray, utilization
+from ocr.instructions import Dialect
+from ocr.turns import PageTurns
 from worker.engine_process import RECORD, EngineProcess, remove_start_directory, socket_in, start_directory
 from worker.engine_record import EngineRecord
 from worker.engines.base import Chunk, Footprint, Request
 from worker.engines.openai import Upstream
+from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 from worker.engines.vllm_control import CONNECT_TIMEOUT, PATIENCE, URL, Control, Patience
+from worker.engines.vllm_vision import Examination
 from worker.footprint import Holding
 from worker.gpus import HOST, Gpus
+from worker.ocr_models import Family, family
 from worker.vllm_command import command, environment, weights
 from worker.vllm_installation import CPU, Installation
 
@@ -38,10 +45,10 @@ _SLACK = 64 * 2**20
 class VllmEngine:
     """The engine of the model ``name``, with its files under ``home``, on the GPUs of ``hardware``.
 
-    Implements ``worker.engines.base.Loadable``. With no ``gpus`` it takes the first of those that are visible. With
-    Ray (``--distributed-executor-backend ray`` in ``args``) the parts of the model may be on other machines, whose GPUs
-    are not ours to count: it counts for as many of this machine's as it can use at most, Ray chooses which, and their
-    memory is looked at by vLLM alone.
+    Implements ``worker.engines.base.Loadable`` and ``Reader``. With no ``gpus`` it takes the first of those that are
+    visible. With Ray (``--distributed-executor-backend ray`` in ``args``) the parts of the model may be on other
+    machines, whose GPUs are not ours to count: it counts for as many of this machine's as it can use at most, Ray
+    chooses which, and their memory is looked at by vLLM alone.
     """
 
     def __init__(
@@ -56,6 +63,9 @@ class VllmEngine:
         self.gpus: Sequence[str] = ()
         self.max_concurrent = settings.max_concurrent
         """Of the next start; operators may have changed it since the configuration was read."""
+        self.resolution: str | None = None
+        """Of the next start: the mode of a DeepSeek-OCR; None: the configured one."""
+        self.turns = PageTurns(settings.max_concurrent)
         self.gpu_count = 1
         self.on_phase: Callable[[str], None] = lambda _: None
         self._name = name
@@ -69,6 +79,7 @@ class VllmEngine:
         self._process: EngineProcess | None = None
         self._control: Control | None = None
         self._upstream: Upstream | None = None
+        self._vision: VisionModel | None = None
         self._holding: Holding | None = None
         self._freed: Mapping[str, int] = {}
         self._asleep = False
@@ -109,45 +120,71 @@ class VllmEngine:
         return await asyncio.to_thread(self._holding.footprint)
 
     async def start(self) -> None:
-        """Raises EngineUnavailable: ``no_gpu``, ``too_few_gpus``, ``task_unsupported``, ``weights_missing``,
-        ``vllm_missing``, ``gpu_memory_short``, ``engine_start_failed``, ``engine_start_timeout``. An engine that died
-        is started anew."""
+        """Raises EngineUnavailable: ``no_gpu``, ``too_few_gpus``, ``task_unsupported``, ``resolution_unsupported``,
+        ``weights_missing``, ``vllm_missing``, ``gpu_memory_short``, ``engine_start_failed``, ``engine_start_timeout``,
+        and of a DeepSeek-OCR that does not read pages as it was told to ``ngram_guard_inactive``,
+        ``resolution_not_set``, ``engine_probe_failed``. An engine that died is started anew."""
         await self.stop(grace=0.0)
         model = await self._check()
+        self._check_mode(model)
         gpus = await self._room()
         self._directory = directory = start_directory(self._home, self._name)
-        socket, record = socket_in(directory), directory / RECORD
-        total, uuids = min((gpu.total for gpu in gpus), default=None), [gpu.uuid for gpu in gpus]
-        self._process = EngineProcess(
-            command(self._bounded(), self._name, model, socket, self._installation.python, total=total),
-            environment(self._settings, os.environ | _sockets(socket.parent), uuids),
-            socket=socket,
-            log=self.log,
-            record=record,
-        )
+        uuids, record = [gpu.uuid for gpu in gpus], directory / RECORD
+        http = self._client(socket_in(directory))
+        self._upstream = upstream = Upstream(f"The vLLM of {self._name}", f"{URL}/v1", http)
+        self._process = process = self._program(model, gpus, directory)
         try:
             self._holding = await asyncio.to_thread(Holding, self._hardware, uuids, lambda: _members(record))
-            await self._process.start()
-            await self._process.until_ready(self.on_phase, self._settings.start_timeout)
+            await process.start()
+            await process.until_ready(self.on_phase, self._settings.start_timeout)
+            self._vision = await self._examined(model, http)
             await asyncio.to_thread(self._holding.changed)
         except BaseException:
             await self.stop(grace=0.0)
             raise
-        http = self._client(socket)
         self._control = Control(self._name, http, self._patience)
-        self._upstream = Upstream(f"The vLLM of {self._name}", f"{URL}/v1", http)
+        self.turns.places = self.max_concurrent
         self._stalled = False
-        self._watch = asyncio.create_task(self._end_when_stalled(self._process, self._upstream))
+        self._watch = asyncio.create_task(self._end_when_stalled(process, upstream))
 
-    def _bounded(self) -> VllmSettings:
-        return self._settings.model_copy(update={"max_concurrent": self.max_concurrent})
+    def _program(self, model: Path, gpus: Sequence[DeviceState], directory: Path) -> EngineProcess:
+        socket, total = socket_in(directory), min((gpu.total for gpu in gpus), default=None)
+        settings = self._settings.model_copy(update={"max_concurrent": self.max_concurrent})
+        reads, uuids = self._family(model), [gpu.uuid for gpu in gpus]
+        python, environ = self._installation.python, os.environ | _sockets(directory)
+        return EngineProcess(
+            command(settings, self._name, model, socket, python, total=total, family=reads),
+            environment(settings, environ, uuids, mode=None if reads is None else self._mode),
+            socket=socket,
+            log=self.log,
+            record=directory / RECORD,
+        )
+
+    @property
+    def _mode(self) -> str:
+        return self.resolution or self._settings.resolution
+
+    def _family(self, model: Path) -> Family | None:
+        return family(model) if self._settings.task == "ocr" else None
+
+    def _check_mode(self, model: Path) -> None:
+        reads = self._family(model)
+        if reads is not None and self._mode not in reads.modes:
+            reason = f"{self._name} reads pages in the modes {' and '.join(reads.modes)} alone, not in {self._mode}"
+            raise EngineUnavailable(reason, code="resolution_unsupported")
+
+    async def _examined(self, model: Path, http: httpx.AsyncClient) -> VisionModel:
+        reads = self._family(model)
+        if reads is None:
+            return VisionModel(Dialect.PLAIN)
+        return await Examination(self._name, http, self._patience.move).deepseek(reads, self._mode)
 
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """Ends the engine. Requests that run may finish within ``grace`` seconds; then nothing of it is left."""
         process, self._process = self._process, None
         upstream, self._upstream = self._upstream, None
         directory, self._directory = self._directory, None
-        self._control = self._holding = None
+        self._control = self._holding = self._vision = None
         if self._watch is not None:
             await cancel_all([self._watch])
         if process is not None:
@@ -205,9 +242,19 @@ class VllmEngine:
         await asyncio.to_thread(holding.changed)
         self._asleep, self._freed = False, {}
 
-    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+    def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """Raises EngineInputError for what vLLM refuses, EngineDied when the engine went while the request ran, and
         EngineStalled when it was killed because it hung."""
+        return self._chat(self._served(request), request.payload)
+
+    async def recogniser(self, request: Request) -> VisionRecogniser:
+        """Raises EngineNotRunning. Its pages fail as `run` does."""
+        if self._vision is None:
+            raise EngineNotRunning(f"The vLLM of {self._name} does not run.")
+        chat = partial(self._chat, self._served(request))
+        return VisionRecogniser("vllm", chat, self._vision, page_options(request.payload))
+
+    async def _chat(self, model: str, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
         process, upstream = self._process, self._upstream
         if process is None or upstream is None or not process.alive:
             raise EngineNotRunning(f"The vLLM of {self._name} does not run.")
@@ -217,7 +264,7 @@ class VllmEngine:
             upstream.heard = monotonic()
         self._runs += 1
         try:
-            async with aclosing(upstream.chat(self._served(request), request.payload)) as chunks:
+            async with aclosing(upstream.chat(model, payload)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except EngineError as error:
@@ -271,8 +318,8 @@ class VllmEngine:
         self._count(devices)
         if settings.python is None and not devices:
             raise EngineUnavailable(self._hardware.why_none, code="no_gpu")
-        if settings.task != "chat":
-            raise EngineUnavailable(f"this version runs no {settings.task} models on vLLM yet", code="task_unsupported")
+        if settings.task == "embedding":
+            raise EngineUnavailable("this version runs no embedding models on vLLM yet", code="task_unsupported")
         model = weights(settings, name, self._home)
         if model is None:
             reason = f"weights missing: roundhouse pull {name}, or set `model` to a local path"

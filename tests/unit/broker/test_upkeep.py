@@ -14,6 +14,7 @@ from broker.database import Database
 from broker.errors import FileMissing
 from broker.files import FileStore
 from broker.job import Failure, NewJob
+from broker.pages import Pages
 from broker.queue import JobQueue
 from broker.registry import ModelState, Registry
 from broker.usage import Usage
@@ -22,6 +23,11 @@ from tests.conditions import eventually
 Make = Callable[..., NewJob]
 WORKER = "worker-1"
 DAY = 86_400.0
+
+
+def cleaner(store: Database) -> Cleaner:
+    files = FileStore(store)
+    return Cleaner(store, files, Pages(store, files), 15 * DAY)
 
 
 async def age(store: Database, field: str, seconds: float, **query: Any) -> None:
@@ -43,7 +49,7 @@ async def test_ended_jobs_go_with_their_files_when_their_time_has_passed_and_no_
     for job in (await queue.claim("beta", WORKER, 2)).jobs:
         await queue.complete(job, {"result": {}})
     await age(store, "finished_at", 15 * DAY + 1, _id=old.id)
-    assert await Cleaner(store, files, 15 * DAY).clean() == 1
+    assert await Cleaner(store, files, Pages(store, files), 15 * DAY).clean() == 1
     left = {job["_id"] async for job in store.handle.jobs.find()}
     assert left == {young.id, waiting.id}
     with pytest.raises(FileMissing):
@@ -52,8 +58,8 @@ async def test_ended_jobs_go_with_their_files_when_their_time_has_passed_and_no_
 
 async def test_more_than_one_batch_is_cleaned_in_one_run(store: Database) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=30)
-    await store.jobs.insert_many({"finished_at": long_ago} for _ in range(2 * BATCH + 1))
-    assert await Cleaner(store, FileStore(store), 15 * DAY).clean() == 2 * BATCH + 1
+    await store.jobs.insert_many({"task": "chat", "finished_at": long_ago} for _ in range(2 * BATCH + 1))
+    assert await cleaner(store).clean() == 2 * BATCH + 1
 
 
 async def test_old_crashes_go_too(store: Database, queue: JobQueue, new_job: Make) -> None:
@@ -65,7 +71,7 @@ async def test_old_crashes_go_too(store: Database, queue: JobQueue, new_job: Mak
     first = await store.crashes.find_one({})
     assert first is not None
     await age(store, "at", 16 * DAY, _id=first["_id"])
-    assert await Cleaner(store, FileStore(store), 15 * DAY).clean() == 1
+    assert await cleaner(store).clean() == 1
     assert await store.handle.crashes.count_documents({}) == 1
 
 

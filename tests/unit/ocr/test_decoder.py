@@ -49,7 +49,7 @@ async def test_only_pages_that_were_asked_for_lie_on_the_disk(scratch: Path) -> 
     async with PageDecoder(scanned_pdf(4), PDF, DecodeLimits(dpi=50)) as decoder:
         page = await decoder.page(3)
         assert page.path.parent.parent == scratch
-        assert names(page.path.parent) == ["document", page.path.name]
+        assert names(page.path.parent) == ["document", page.preview.name, page.path.name]
 
 
 async def test_calls_that_overlap_get_their_own_pages() -> None:

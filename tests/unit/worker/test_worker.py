@@ -13,7 +13,7 @@ from broker.errors import EngineDied
 from broker.job import Job, NewJob
 from tests.conditions import eventually
 from tests.unit.worker.workers import LEASE, MODEL, Configure, ended, leased_to, serves, submitted, working
-from worker.engines.base import Chunk, Progress, Request, Result
+from worker.engines.base import Chunk, Request, Result
 from worker.worker import new_identity
 
 
@@ -63,19 +63,6 @@ class Obstructive(Idle):
         held = client[self._database].jobs.find_one({"slot": {"$gte": 0}})
         assert held is not None
         return held["lease_expires_at"]
-
-
-class Pages(Idle):
-    """Takes ``seconds`` for each of three pages."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        for page in range(1, 4):
-            await asyncio.sleep(self._seconds)
-            yield Progress(page, 3, "pages")
-        yield Result({"pages": 3})
 
 
 def test_each_start_of_a_worker_is_another_worker() -> None:
@@ -130,12 +117,6 @@ async def test_an_attempt_that_takes_too_long_is_retried_and_ends_as_a_timeout(c
         job = await ended(broker, await submitted(broker))
     assert (job.status, job.attempts) == ("timeout", 2)
     assert [error["code"] for error in job.errors] == ["attempt_timeout"] * 2
-
-
-async def test_the_timeout_counts_for_each_page_and_not_for_the_document(configure: Configure) -> None:
-    async with working(configure(timeout=1.5, max_retries=0), Pages(0.7)) as (broker, _):
-        job = await ended(broker, await submitted(broker))
-    assert (job.status, job.result) == ("completed", {"pages": 3})
 
 
 class Counting(Idle):

@@ -1,0 +1,119 @@
+"""The events of a job, as pure code: what somebody has yet to be told who knows so much, and what he knows then.
+
+An event's id says all that whoever has got it knows: whichever process he comes back to can tell what is new to him.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel
+
+from broker.page_feed import Standing
+from broker.pages import ENDED
+from gateway import page_ranges
+from gateway.page_ranges import Ranges
+from gateway.page_schemas import EndEvent, PageEvent, ProgressEvent, StateEvent
+
+# Characters of an id; there are more of them only where thousands of pages ended with a gap after each.
+LONGEST = 50_000
+_ID = re.compile(r"([a-z]+)\.([0-9]{1,9});([0-9]{1,9})/([0-9]{1,9}|\?);([0-9,-]*);([0-9,-]*)(;end)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What has been told of a job: its state, its progress, and the pages that were begun or have ended."""
+
+    state: tuple[str, int] | None = None
+    progress: tuple[int, int | None] = (0, None)
+    ended: Ranges = ()
+    begun: frozenset[int] = frozenset()
+    over: bool = False
+
+    def __str__(self) -> str:
+        """As the id of the event after which so much is known."""
+        status, attempts = self.state or ("none", 0)
+        done, total = self.progress
+        begun = page_ranges.written(page_ranges.of(self.begun))
+        pages = f"{page_ranges.written(self.ended)};{begun}"
+        return f"{status}.{attempts};{done}/{'?' if total is None else total};{pages}{';end' if self.over else ''}"
+
+    @classmethod
+    def read(cls, text: str | None) -> "Known":
+        """From an id. Of what was none nothing is known: all is told from the start."""
+        found = _ID.fullmatch((text or "")[: LONGEST + 1])
+        if found is None:
+            return cls()
+        status, attempts, done, total, ended, begun, over = found.groups()
+        try:
+            pages = [page_ranges.parse(part, LONGEST) if part else () for part in (ended, begun)]
+        except ValueError:
+            return cls()
+        return cls(
+            None if status == "none" else (status, int(attempts)),
+            (int(done), None if total == "?" else int(total)),
+            pages[0],
+            # Not what a forged id makes of it: so many are never read at once.
+            frozenset(number for first, last in pages[1] if last - first < 1000 for number in range(first, last + 1)),
+            over is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """``known``: what is known with it."""
+
+    name: str
+    data: BaseModel
+    known: Known
+
+    def encode(self) -> bytes:
+        """As an event stream has it (HTML Living Standard, 9.2.5)."""
+        return f"id: {self.known}\nevent: {self.name}\ndata: {self.data.model_dump_json()}\n\n".encode()
+
+
+def events(known: Known, standing: Standing) -> Iterator[Event]:
+    """What is new, in order. A job's last state comes after its pages, and then its end."""
+    over = standing.status.terminal
+    sources = (_pages, _progress, _state, _end) if over else (_state, _pages, _progress)
+    for source in sources:
+        for event in source(known, standing):
+            known = event.known
+            yield event
+
+
+def _state(known: Known, standing: Standing) -> Iterator[Event]:
+    state = (standing.status.value, standing.attempts)
+    if state != known.state:
+        data = StateEvent.model_validate({"status": state[0], "attempts": state[1]})
+        yield Event("state", data, replace(known, state=state))
+
+
+def _pages(known: Known, standing: Standing) -> Iterator[Event]:
+    for number in sorted(standing.pages):
+        state = standing.pages[number]
+        if page_ranges.contains(known.ended, number) or (state not in ENDED and number in known.begun):
+            continue
+        if state in ENDED:
+            ended = page_ranges.merged((*known.ended, (number, number)))
+            known = replace(known, ended=ended, begun=known.begun - {number})
+        else:
+            known = replace(known, begun=known.begun | {number})
+        yield Event("page", PageEvent.model_validate({"number": number, "status": state}), known)
+
+
+def _progress(known: Known, standing: Standing) -> Iterator[Event]:
+    total = None if standing.progress is None else standing.progress["total"]
+    progress = (sum(state in ENDED for state in standing.pages.values()), total)
+    if progress != known.progress:
+        data = ProgressEvent(done=progress[0], total=total, unit="pages")
+        yield Event("progress", data, replace(known, progress=progress))
+
+
+def _end(known: Known, standing: Standing) -> Iterator[Event]:
+    if known.over:
+        return
+    error = standing.error and {"code": standing.error["code"], "message": standing.error["message"]}
+    yield Event(
+        "end", EndEvent.model_validate({"status": standing.status.value, "error": error}), replace(known, over=True)
+    )

@@ -1,0 +1,119 @@
+"""Searchable PDFs: a picture of each page, and over it the text that was read in it, which nobody sees.
+
+Tesseract writes the text as a PDF of one page. The picture is added to that file as an update at its end (ISO 32000-1,
+7.5.6): a second definition of the page, in which the picture comes before the text. Of a page that lay askew it is the
+straightened picture: readers of PDF files find no phrase that runs over slanting lines.
+"""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ocr import limits
+from ocr.errors import DocumentTooLarge, OcrError, ToolMissing
+from ocr.process import child
+from ocr.protocol import MEBIBYTE
+from ocr.scratch import scratch_directory
+
+MEMORY = 2048 * MEBIBYTE
+OUTPUT = 2048 * MEBIBYTE
+CPU_SECONDS = 300
+AT_ONCE = 40
+"""Files that pdfunite opens at a time: it may open 64 in all."""
+_PAGE = re.compile(rb"\n(\d+) 0 obj\s*<<(\s*/Type\s*/Page\b.*?)>>\s*endobj", re.DOTALL)
+_BOX = re.compile(rb"/MediaBox\s*\[\s*0\s+0\s+([\d.]+)\s+([\d.]+)\s*\]")
+_CONTENTS = re.compile(rb"/Contents\s+(\d+) 0 R")
+_RESOURCES = re.compile(rb"/Resources\s*<<")
+_SIZE = re.compile(rb"/Size\s+(\d+)")
+_ROOT = re.compile(rb"/Root\s+(\d+ 0 R)")
+_START = re.compile(rb"startxref\s+(\d+)\s+%%EOF\s*$")
+
+
+class NoTextLayer(ValueError):
+    """The file is not what Tesseract writes."""
+
+
+def with_picture(layer: bytes, jpeg: bytes, size: tuple[int, int], grey: bool, rotation: int) -> bytes:
+    """Put a picture of `size` pixels, the one in which the text was read, under Tesseract's text-only page. The page is
+    shown turned by `rotation` degrees clockwise. Raises `NoTextLayer`."""
+    page, start = _found(_PAGE, layer), int(_found(_START, layer)[1])
+    trailer = layer[start:]
+    picture = int(_found(_SIZE, trailer)[1])
+    width, height = (float(side) for side in _found(_BOX, page[2]).groups())
+    content = _found(_CONTENTS, page[2])
+    body = page[2].replace(content[0], b"/Contents [%d 0 R %s 0 R]" % (picture + 1, content[1]))
+    resources = _found(_RESOURCES, body)[0]
+    body = body.replace(resources, resources + b" /XObject << /Page %d 0 R >>" % picture)
+    objects = {
+        int(page[1]): b"<< /Rotate %d%s>>" % (rotation, body),
+        picture: _stream(jpeg, _PICTURE % (*size, b"DeviceGray" if grey else b"DeviceRGB")),
+        picture + 1: _stream(b"q %.2f 0 0 %.2f 0 0 cm /Page Do Q" % (width, height)),
+    }
+    return _updated(layer, objects, picture + 2, _found(_ROOT, trailer)[1], start)
+
+
+_PICTURE = (
+    b"/Type /XObject /Subtype /Image /Width %d /Height %d /BitsPerComponent 8 /ColorSpace /%s /Filter /DCTDecode "
+)
+
+
+def _found(pattern: re.Pattern[bytes], text: bytes) -> re.Match[bytes]:
+    match = pattern.search(text)
+    if match is None:
+        raise NoTextLayer(f"Tesseract's PDF has nothing like {pattern.pattern.decode()}")
+    return match
+
+
+def _stream(body: bytes, extra: bytes = b"") -> bytes:
+    return b"<< %s/Length %d >>\nstream\n%s\nendstream" % (extra, len(body), body)
+
+
+def _updated(file: bytes, objects: Mapping[int, bytes], size: int, root: bytes, previous: int) -> bytes:
+    out = bytearray(file)
+    table = bytearray(b"xref\n")
+    for number, body in sorted(objects.items()):
+        table += b"%d 1\n%010d 00000 n \n" % (number, len(out))
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    start = len(out)
+    trailer = b"trailer\n<< /Size %d /Root %s /Prev %d >>\n" % (size, root, previous)
+    out += table + trailer + b"startxref\n%d\n%%%%EOF\n" % start
+    return bytes(out)
+
+
+async def joined(pages: Sequence[bytes]) -> bytes:
+    """One PDF of those pages, in that order. Raises `ToolMissing`, `DocumentTooLarge` or another `OcrError`."""
+    if len(pages) == 1:
+        return pages[0]
+    with scratch_directory() as directory:
+        files = []
+        for number, page in enumerate(pages, start=1):
+            files.append(directory / f"0-{number:06}.pdf")
+            await asyncio.to_thread(files[-1].write_bytes, page)
+        level = 0
+        while len(files) > 1:
+            level += 1
+            files = [
+                await _united(files[first : first + AT_ONCE], directory / f"{level}-{first:06}.pdf")
+                for first in range(0, len(files), AT_ONCE)
+            ]
+        return await asyncio.to_thread(files[0].read_bytes)
+
+
+async def _united(files: Sequence[Path], output: Path) -> Path:
+    """The output, in which the files' pages are; the files are removed."""
+    numbers = map(str, (os.getpid(), MEMORY, CPU_SECONDS, OUTPUT))
+    launcher = [sys.executable, "-I", "-S", limits.__file__, *numbers]
+    async with child([*launcher, "pdfunite", *map(str, files), str(output)], str(output.parent), talk=False) as running:
+        status = await running.ended()
+    if status == limits.COMMAND_NOT_FOUND:
+        raise ToolMissing("pdfunite is not on PATH: install poppler-utils.", tool="pdfunite")
+    if status != 0:
+        kind = DocumentTooLarge if status < 0 else OcrError
+        message = f"The searchable pages could not be joined: pdfunite ended with status {status}."
+        raise kind(message, status=status, stderr=running.stderr)
+    for file in files:
+        file.unlink()
+    return output

@@ -1,0 +1,44 @@
+"""Straightens the picture of a page for Tesseract: ``python -m ocr.straightening_child PARENT PAGE STRAIGHT SMALL``.
+
+Writes STRAIGHT only where the page lies askew, and SMALL, the same at half the resolution, only of a page large
+enough. Prints the angle in degrees counter-clockwise by which the page was turned, and by what SMALL was reduced.
+"""
+
+import sys
+
+from PIL import Image
+
+from ocr.limits import allow_cpu, die_with_parent, limit_process
+from ocr.protocol import MEBIBYTE
+from ocr.skew import skew_of, straightened
+
+MEMORY = 1024 * MEBIBYTE
+OUTPUT = 256 * MEBIBYTE
+CPU_SECONDS = 20.0
+WORTH_REDUCING = 2_000
+"""Pixels of the longer side: of an A4 page at 300 dpi they are 3,508, and letters in 8 point stay 14 high."""
+
+
+def main() -> None:
+    parent, page_path, straight_path, small_path = sys.argv[1:]
+    die_with_parent(int(parent))
+    limit_process(MEMORY, OUTPUT)
+    allow_cpu(CPU_SECONDS)
+    # Of our own decoder, which has checked its size.
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(page_path, formats=("PNG",)) as file:
+        file.load()
+        page: Image.Image = file
+        angle = skew_of(page)
+        # The files live for seconds: packing them, and unpacking them again, takes longer than writing them whole.
+        if angle:
+            page = straightened(page, angle)
+            page.save(straight_path, "PNG", compress_level=0)
+        reduction = 2 if max(page.size) >= WORTH_REDUCING else 1
+        if reduction > 1:
+            page.convert("L").reduce(reduction).save(small_path, "PNG", compress_level=0)
+    print(angle, reduction)
+
+
+if __name__ == "__main__":
+    main()

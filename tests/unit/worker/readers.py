@@ -1,0 +1,98 @@
+"""An engine that reads documents as a test tells it to, and documents of pages that are quickly drawn."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from bson import ObjectId
+
+from broker.broker import Broker
+from broker.job import Job, NewJob
+from config import Settings
+from ocr.page import Reading
+from ocr.protocol import Page
+from ocr.turns import PageTurns
+from tests.documents import tiff
+from worker.engines.base import Chunk, Request
+from worker.worker import Worker, new_identity
+
+MODEL = "tesseract"
+WHITE, BARRED = b"\xff" * 512, (b"\xff" * 64 + b"\xff\0\0\0\0\0\0\xff" * 8) * 4
+Script = Callable[[int, int], Awaitable[str]]
+"""From a page's number and its try to its text."""
+
+
+def pages(count: int, blank: int = 0) -> bytes:
+    """A TIFF of that many pages, each quickly drawn; the first ``blank`` of them are white."""
+    return tiff([(64, 64, WHITE if index < blank else BARRED) for index in range(count)])
+
+
+async def as_numbered(number: int, attempt: int) -> str:
+    return f"page {number}"
+
+
+class Scripted:
+    """Reads side by side up to ``places`` pages, as the script says. ``reads``: how often it began each page."""
+
+    def __init__(self, script: Script = as_numbered, places: int = 2) -> None:
+        self.turns = PageTurns(places)
+        self.script = script
+        self.reads: Counter[int] = Counter()
+        self.order: list[int] = []
+        self.most = 0
+        self._now = 0
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def stop(self) -> None:
+        """Nothing to let go of."""
+
+    def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        raise NotImplementedError
+
+    async def recogniser(self, request: Request) -> "Scripted.Pages":
+        return self.Pages(self)
+
+    class Pages:
+        name = "scripted"
+
+        def __init__(self, engine: "Scripted") -> None:
+            self._engine = engine
+
+        async def recognise(self, page: Page, attempt: int) -> Reading:
+            engine = self._engine
+            engine.reads[page.number] += 1
+            engine.order.append(page.number)
+            engine._now += 1
+            engine.most = max(engine.most, engine._now)
+            try:
+                text = await engine.script(page.number, attempt)
+            finally:
+                engine._now -= 1
+            return Reading(text, f"# {text}")
+
+
+@asynccontextmanager
+async def reading(settings: Settings, engine: Scripted) -> AsyncIterator[tuple[Broker, Worker]]:
+    """A worker for MODEL."""
+    broker = await Broker.open(settings, worker=new_identity())
+    broker.start()
+    worker = Worker(broker, {MODEL: engine})
+    running = asyncio.create_task(worker.run())
+    await broker.ready.wait()
+    try:
+        yield broker, worker
+    finally:
+        worker.drain()
+        worker.drain()
+        await running
+        await broker.close()
+
+
+async def sent(broker: Broker, document: bytes, media_type: str = "image/tiff", **options: object) -> Job:
+    job_id = ObjectId()
+    file = await broker.files.put(job_id, document, media_type)
+    new = NewJob("ocr", MODEL, "ann", {"prompt": None, "options": options}, file=file, id=job_id)
+    return await broker.queue.submit(new)

@@ -1,0 +1,41 @@
+"""OCR on the CPU by RapidOCR, which an extra installs: ``ocr`` does the work, in one process for all documents."""
+
+import shutil
+from collections.abc import AsyncGenerator
+
+from broker.errors import EngineInputError, EngineUnavailable
+from config import RapidocrSettings
+from ocr.errors import OcrError
+from ocr.rapid import RapidOcr
+from ocr.recogniser import Recogniser
+from ocr.turns import PageTurns
+from worker.engines.base import Chunk, Request
+
+
+class RapidocrEngine:
+    """It reads one page at a time, on all processors."""
+
+    def __init__(self, settings: RapidocrSettings) -> None:
+        self.turns = PageTurns(1)
+        self._settings = settings
+        self._process = RapidOcr()
+
+    async def start(self) -> None:
+        if shutil.which("pdftoppm") is None:
+            raise EngineUnavailable("poppler is not installed: install poppler-utils.", code="tool_missing")
+        try:
+            await self._process.start()
+        except OcrError as error:
+            raise EngineUnavailable(error.message, code=error.code) from error
+
+    async def stop(self) -> None:
+        await self._process.stop()
+
+    def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        raise EngineInputError("An OCR job needs a document.", code="no_document")
+
+    async def recogniser(self, request: Request) -> Recogniser:
+        options = request.payload.get("options", {})
+        if options.get("searchable_pdf"):
+            raise EngineInputError("RapidOCR makes no searchable PDFs; ask a Tesseract model.", code="task_unsupported")
+        return self._process

@@ -1,0 +1,112 @@
+"""In which resolution mode an engine reads documents: it has one at a time, chosen when it starts.
+
+Jobs may ask for a mode. A worker claims those that ask for its engine's mode or, where that is the usual one, for none,
+and starts its engine anew in another mode when that is what waits and nothing else is to be done, or when it has waited
+too long.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pymongo.errors import PyMongoError
+
+from broker.broker import Broker
+from broker.desired import Desired
+from broker.registry import Worker
+from config import VllmSettings
+from worker.engine_state import EngineState
+
+# In these another mode can be chosen. An engine that is under way is let come to rest first.
+_AT_REST = frozenset({EngineState.STOPPED, EngineState.READY})
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Jobs that wait for a mode. ``longest``: seconds that the first of them has waited."""
+
+    longest: float
+
+
+class Host(Protocol):
+    """An engine on this worker, see ``worker.engine_host``."""
+
+    name: str
+
+    @property
+    def state(self) -> EngineState: ...
+
+
+def next_mode(
+    current: str, waiting: Mapping[str, Waiting], *, busy: bool, elsewhere: frozenset[str], bound: float
+) -> str:
+    """The mode to be in.
+
+    ``busy``: jobs run in the current one. ``elsewhere``: modes that other workers are in, who take what waits for them.
+    ``bound``: seconds after which those who wait for another mode go before those who wait for the current one.
+    """
+    others = {mode: jobs.longest for mode, jobs in waiting.items() if mode != current and mode not in elsewhere}
+    if not others:
+        return current
+    first = max(others, key=lambda mode: others[mode])
+    idle = not busy and current not in waiting
+    return first if idle or others[first] >= bound else current
+
+
+def usual_mode(settings: VllmSettings, desired: Desired) -> str:
+    """That of jobs that ask for none: the operators' last word, else the configured one."""
+    return desired.resolution or settings.resolution
+
+
+class Modes:
+    """The modes of the engines of the worker that ``broker`` was opened for."""
+
+    def __init__(self, broker: Broker, busy: Callable[[str], bool]) -> None:
+        """``busy`` tells of a model whether jobs of it run here."""
+        self._broker = broker
+        self._busy = busy
+        self._chosen: dict[str, str] = {}
+        self._usual: dict[str, str] = {}
+        self._versions: dict[str, int] = {}
+
+    def accepted(self, model: str) -> Sequence[str | None] | None:
+        """The modes that jobs may ask for which are to be claimed, None of those that ask for none; None: any job."""
+        if model not in self._chosen:
+            return None
+        mode = self._chosen[model]
+        return [mode, None] if mode == self._usual[model] else [mode]
+
+    async def desired(self, host: Host, desired: Desired) -> Desired:
+        """What is desired, with the mode that the engine is to be in, where it has modes."""
+        settings = self._broker.models[host.name]
+        if not isinstance(settings, VllmSettings) or settings.task != "ocr":
+            return desired
+        usual = self._usual[host.name] = usual_mode(settings, desired)
+        if self._versions.get(host.name) != desired.version:  # an operator's word goes before what was chosen for jobs
+            self._versions[host.name] = desired.version
+            self._chosen[host.name] = usual
+        if host.state in _AT_REST:
+            self._chosen[host.name] = await self._next(host.name, self._chosen[host.name], usual)
+        return replace(desired, resolution=self._chosen[host.name])
+
+    async def _next(self, model: str, current: str, usual: str) -> str:
+        """A database that is away changes nothing."""
+        try:
+            asked = await self._broker.lanes.resolutions(model)
+            waiting: dict[str, Waiting] = {}
+            for mode, seconds in asked.items():
+                known = waiting.get(mode or usual, Waiting(0.0))
+                waiting[mode or usual] = Waiting(max(known.longest, seconds))
+            if not waiting.keys() - {current}:
+                return current
+            elsewhere = self._elsewhere(model, await self._broker.registry.live_workers())
+        except PyMongoError:
+            return current
+        bound = self._broker.settings.auto_switch.max_swap_wait
+        return next_mode(current, waiting, busy=self._busy(model), elsewhere=elsewhere, bound=bound)
+
+    def _elsewhere(self, model: str, workers: Iterable[Worker]) -> frozenset[str]:
+        states = [
+            worker.models[model] for worker in workers if worker.id != self._broker.worker and worker.serves(model)
+        ]
+        return frozenset(state.resolution for state in states if state.resolution)
