@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import TypeAlias
 
+# Keys of models that read documents, which engines have that do not only that.
+READERS_KEYS = ("dpi", "max_pages", "page_retries", "max_page_error_rate", "resolution")
+
 Path: TypeAlias = tuple[str | int, ...]
 Finding: TypeAlias = tuple[Path, str]
 
@@ -26,12 +29,14 @@ def _texts(data: object, key: str) -> list[tuple[int, str]]:
 
 
 def inconsistencies(data: Mapping[str, object]) -> list[Finding]:
-    """Aliases and adapters that collide, defaults that name no fitting model, exempt roles that do not exist.
+    """Aliases and adapters that collide, defaults that name no fitting model, exempt roles that do not exist, and what
+    is said of documents in the entry of a model that reads none.
 
     ``data`` is the file as plain mappings and lists; whatever has the wrong type is passed over.
     """
     models = _mapping(data, "models")
-    return [*_alias_collisions(models), *_wrong_defaults(data, models), *_unknown_roles(data)]
+    found = _alias_collisions(models), _readers_keys(models), _wrong_defaults(data, models), _unknown_roles(data)
+    return [finding for findings in found for finding in findings]
 
 
 def _alias_collisions(models: Mapping[str, object]) -> Iterator[Finding]:
@@ -53,6 +58,14 @@ def _further_names(models: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
             yield ("models", name, "aliases", index), alias
         for adapter in _mapping(entry, "lora"):
             yield ("models", name, "lora", adapter), adapter
+
+
+def _readers_keys(models: Mapping[str, object]) -> Iterator[Finding]:
+    for name, entry in models.items():
+        if isinstance(entry, Mapping) and entry.get("task") in ("chat", "embedding"):
+            for key in READERS_KEYS:
+                if key in entry and entry.get("engine") in ("openai", "vllm"):
+                    yield ("models", name, key), "only a model whose task is ocr reads documents"
 
 
 def _wrong_defaults(data: Mapping[str, object], models: Mapping[str, object]) -> Iterator[Finding]:

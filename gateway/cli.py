@@ -163,6 +163,7 @@ def worker(arguments: tuple[str, ...]) -> None:
 @click.option("--instruction", type=click.Choice(get_args(Instruction)), help="What a vision model makes of a page.")
 @click.option("--term", help="What `--instruction locate` is to find.")
 @click.option("--searchable-pdf", is_flag=True, help="Make a PDF with the text under the pages, too.")
+@click.option("--no-cache", is_flag=True, help="Read it anew, also where the same has been read before.")
 @click.option("--priority", "-p", type=click.Choice(["high", "normal", "low"]))
 @click.option("--client-id", "client_label", help="A label for the job (X-Client-ID).")
 @reports_errors
@@ -173,6 +174,7 @@ def submit(
     as_json: bool,
     priority: str | None,
     client_label: str | None,
+    no_cache: bool,
     searchable_pdf: bool,
     **fields: str | None,
 ) -> None:
@@ -181,7 +183,8 @@ def submit(
     # Who wants to have it wants it made.
     flag = {"searchable_pdf": "true"} if searchable_pdf or wanted == "pdf" else {}
     with client() as api:
-        job = submit_command.read(api, file, priority=priority, client=client_label, **fields, **flag)
+        told = {"priority": priority, "client": client_label, **fields, **flag}
+        job = submit_command.read(api, file, no_cache=no_cache, **told)
         submit_command.write(api, job, output, wanted, as_json)
     if job["status"] != "completed":
         sys.exit(1)

@@ -50,10 +50,16 @@ class Client:
         self._http.close()
 
     def submit_document(
-        self, path: Path, *, priority: str | None = None, client: str | None = None, **fields: str | None
+        self,
+        path: Path,
+        *,
+        priority: str | None = None,
+        client: str | None = None,
+        no_cache: bool = False,
+        **fields: str | None,
     ) -> Job:
         """Submits a document for OCR; the answer to the submit, with ``request_id``. ``fields``: those of the form."""
-        headers = {"X-Priority": priority, "X-Client-ID": client}
+        headers = {"X-Priority": priority, "X-Client-ID": client, "Cache-Control": "no-cache" if no_cache else None}
         data = {key: value for key, value in fields.items() if value is not None}
         with path.open("rb") as file:
             return self._call(

@@ -24,7 +24,7 @@ OVERHEAD = 2 * GB
 # Of the weights, for the cache of a model whose shape is not known here.
 _CACHE_SHARE = 0.15
 # The tasks that workers of this release run on vLLM.
-TASKS = ("chat",)
+TASKS = ("chat", "ocr")
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,13 @@ _RESOLUTION = Parameter(
     "The mode of models that have several.",
     {"type": "string", "enum": [*get_args(Resolution)]},
 )
+_CACHE_CONTROL = Parameter(
+    "Cache-Control",
+    "header",
+    "`no-cache`: read it anew. Else a document of yours that the same model has read whole before, with the same "
+    "options, is answered with what was read then: such a job is completed as it is accepted.",
+    _TEXT,
+)
 _SUBMIT_PARAMETERS = (
     Parameter(
         "X-Client-ID",
@@ -192,6 +199,7 @@ OPERATIONS: Operations = {
         parameters=(
             *_SUBMIT_PARAMETERS,
             _RESOLUTION,
+            _CACHE_CONTROL,
             *_query_of(OcrFields, "Only where the body is the document itself."),
         ),
         body={

@@ -6,6 +6,15 @@ from pydantic import Field
 
 from gateway.schemas import Body, JobError, PageStanding
 
+Box = Annotated[list[int], Field(min_length=4, max_length=4)]
+
+
+class Word(Body):
+    text: str
+    bbox: Box
+    confidence: float | None
+    """From 0 to 1."""
+
 
 class Block(Body):
     """A part of a page."""
@@ -14,10 +23,12 @@ class Block(Body):
     """text, title, list, table, figure, formula, caption, header, footer or other."""
     text: str
     """Of a figure: its caption or description, if there is one."""
-    bbox: Annotated[list[int], Field(min_length=4, max_length=4)] | None
+    bbox: Box | None
     """Left, top, right and bottom in pixels of the page as it was drawn; null where the engine does not say."""
     confidence: float | None
     """From 0 to 1."""
+    words: list[Word]
+    """In reading order; empty where the engine does not tell words apart."""
 
 
 class Figure(Body):

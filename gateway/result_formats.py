@@ -16,7 +16,7 @@ from broker.files import FileStore
 from broker.job import Job
 from broker.pages import Pages, StoredPage
 from gateway import rendering
-from gateway.page_schemas import Block, DocumentHead, FailedPage, Figure, Page
+from gateway.page_schemas import Block, DocumentHead, FailedPage, Figure, Page, Word
 from gateway.schemas import JobError
 
 SEARCHABLE_PDF = "searchable.pdf"
@@ -49,11 +49,16 @@ def page_body(page: StoredPage, link: Link) -> Page:
         told
         | {
             "error": None if error is None else JobError(**error),
-            "blocks": [Block.model_validate(block) for block in record["blocks"]],
+            "blocks": [_block(block) for block in record["blocks"]],
             "figures": [Figure(name=name, link=link(name)) for name in record["figures"]],
             "image": link(image) if image in page.files else None,
         }
     )
+
+
+def _block(block: Mapping[str, Any]) -> Block:
+    words = [Word(text=text, bbox=bbox, confidence=confidence) for text, bbox, confidence in block.get("words", ())]
+    return Block.model_validate({**block, "words": words})
 
 
 @dataclass(frozen=True)

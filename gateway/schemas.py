@@ -68,6 +68,9 @@ class JobBody(Body):
     started_at: datetime | None
     finished_at: datetime | None
     worker: str | None
+    cached_from: str | None
+    """The job whose result answers this one too: the same document was read before, by the same model with the same
+    options. `Cache-Control: no-cache` has it read anew."""
     progress: JobProgress | None
     pages_done: int | None
     pages_total: int | None

@@ -63,6 +63,7 @@ def job_body(
         **({"pages_done": None, "pages_total": None, "pages": None} if pages is None else _pages(job, pages, result)),
         max_retries=job.max_retries,
         worker=job.worker,
+        cached_from=None if job.pages_of is None else str(job.pages_of),
         result=None if result is None else _for_client(job, result),
         errors=[AttemptError(**error) for error in job.errors],
     )

@@ -125,7 +125,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     limit_process(job.limits.memory, job.limits.file_size)
-    allow_cpu(job.limits.cpu_seconds)
+    allow_cpu(job.limits.opening_cpu_seconds)
     prepare_pillow(job.limits)
     serve(job, sys.stdin, answers)
 

@@ -15,6 +15,7 @@ from itertools import groupby
 from statistics import median
 
 from ocr.ink import Marks
+from ocr.markdown import escaped
 from ocr.page import Block, Box
 from ocr.protocol import Embedded
 
@@ -152,10 +153,8 @@ def as_block(lines: list[Line], common_height: float) -> Block:
 
 
 def as_markdown(block: Block) -> str:
-    """The block's text with nothing in it that Markdown would take for more than text."""
-    text = re.sub(r"([\\`*<\[|]|(?<!\w)_|_(?!\w))", r"\\\1", block.text)
-    lines = [re.sub(r"^([#>+=~-])|^(\d+)([.)])(?=\s)", _escaped, line) for line in text.split("\n")]
-    return f"## {' '.join(lines)}" if block.type == "title" else "\n".join(lines)
+    text = escaped(block.text)
+    return f"## {' '.join(text.splitlines())}" if block.type == "title" else text
 
 
 def doubts_of(layout: Layout, marks: Marks, around_it: Surroundings) -> Iterator[str]:
@@ -227,7 +226,3 @@ def _is_left_to_right(character: str) -> bool:
 def around(boxes: list[Box]) -> Box:
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return f"\\{match[1]}" if match[1] else f"{match[2]}\\{match[3]}"

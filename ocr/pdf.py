@@ -13,7 +13,7 @@ from PIL import Image
 from ocr.embedded import Surroundings, embedded_text, parsed, without_text
 from ocr.ink import Marks
 from ocr.pictures import flattened, shrinkage
-from ocr.poppler import Poppler, said
+from ocr.poppler import Poppler, budget, said
 from ocr.protocol import (
     MEBIBYTE,
     DecodeLimits,
@@ -38,7 +38,7 @@ class PdfDocument:
         self.some = some
         self.path = path
         self.limits = limits
-        Poppler.cpu_seconds = math.ceil(limits.cpu_seconds)
+        budget.begin(limits.opening_cpu_seconds)
         setattr(pdf2image, "Popen", Poppler)  # noqa: B010 - mypy knows the name as imported only
         check_ends(path.read_bytes())
         self.pages = int(self._info()["Pages"])
@@ -47,6 +47,7 @@ class PdfDocument:
 
     def draw(self, number: int) -> tuple[Image.Image, int | None]:
         """Page `number` (from 1), as a reader shows it, and the resolution at which it was drawn."""
+        budget.begin(self.limits.cpu_seconds)
         width, height = self._size(number)
         dpi = self._dpi(number, width, height)
         try:
@@ -148,7 +149,7 @@ class PdfDocument:
     def _check_end(self, page: int | None) -> None:
         """Raise for a poppler that did not end by itself; its own complaints are for the caller to judge."""
         if Poppler.status < 0 or out_of_memory(Poppler.stderr_text):
-            death = decoder_death(Poppler.tool, Poppler.status, Poppler.stderr_text, self.limits.cpu_seconds)
+            death = decoder_death(Poppler.tool, Poppler.status, Poppler.stderr_text, budget.seconds)
             death.details["page"] = page
             raise death
 

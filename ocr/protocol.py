@@ -47,9 +47,14 @@ class DecodeLimits:
     """Address space of the decoder, and of each program that it starts."""
     file_size: int = 256 * MEBIBYTE
     cpu_seconds: float = 10.0
-    """Processor time to open the document, and again for each page."""
+    """Processor time for each page, of the decoder and again of the programs that it starts for the page."""
     wall_seconds: float = 60.0
     """The same by the clock on the wall: longer, since other documents share the processors."""
+
+    @property
+    def opening_cpu_seconds(self) -> float:
+        """Processor time to open the document, which is little beside its pages."""
+        return self.cpu_seconds / 2
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ def out_of_memory(stderr: str) -> bool:
 def decoder_death(tool: str, status: int, stderr: str, cpu_limit: float) -> Refusal:
     """Why a decoding program ended with `status` (negative: a signal) after it wrote `stderr`."""
     if status == -signal.SIGXCPU:
-        message = f"The document needs more than {cpu_limit:g} s of processor time for one page."
+        message = f"The document needs more than {cpu_limit:g} s of processor time to be opened or for one page."
         return Refusal("decode_timeout", message, clock="cpu", limit=cpu_limit, tool=tool, stderr=stderr)
     if out_of_memory(stderr):
         message = "Decoding the document needs more memory than a decoder may use."

@@ -1,6 +1,7 @@
-"""Makes one page of a searchable PDF: ``python -m ocr.searchable_child PARENT PAGE LAYER OUTPUT ROTATION``.
+"""Makes one page of a searchable PDF: ``python -m ocr.searchable_child PARENT PAGE LAYER OUTPUT ANGLE ROTATION``.
 
-PAGE is the picture that Tesseract read, LAYER what Tesseract wrote; the rest as `ocr.searchable.with_picture` says.
+PAGE is the picture as it was drawn, LAYER what Tesseract wrote, ANGLE how far it had turned the page for that, and the
+rest is as `ocr.searchable.with_picture` says.
 """
 
 import io
@@ -12,6 +13,7 @@ from PIL import Image
 from ocr.limits import allow_cpu, die_with_parent, limit_process
 from ocr.protocol import MEBIBYTE
 from ocr.searchable import with_picture
+from ocr.skew import straightened
 
 MEMORY = 1024 * MEBIBYTE
 FILE_SIZE = 256 * MEBIBYTE
@@ -21,18 +23,19 @@ QUALITY = 50
 
 
 def main() -> None:
-    parent, page_path, layer_path, output_path, rotation = sys.argv[1:]
+    parent, page_path, layer_path, output_path, angle, rotation = sys.argv[1:]
     die_with_parent(int(parent))
     limit_process(MEMORY, FILE_SIZE)
     allow_cpu(CPU_SECONDS)
     # Of our own decoder, which has checked its size.
     Image.MAX_IMAGE_PIXELS = None
     jpeg = io.BytesIO()
-    with Image.open(page_path, formats=("PNG",)) as page:
-        page.save(jpeg, "JPEG", quality=QUALITY, optimize=True)
-        size, grey = page.size, page.mode == "L"
+    with Image.open(page_path, formats=("PNG",)) as file:
+        file.load()
+        page = straightened(file, float(angle))
+    page.save(jpeg, "JPEG", quality=QUALITY, optimize=True)
     layer = Path(layer_path).read_bytes()
-    whole = with_picture(layer, jpeg.getvalue(), size, grey, int(rotation))
+    whole = with_picture(layer, jpeg.getvalue(), page.size, page.mode == "L", int(rotation))
     Path(output_path).write_bytes(whole)
 
 

@@ -1,4 +1,4 @@
-"""How far a page lies askew. Runs in a child process only.
+"""How far a page lies askew, and what is done about that and about grey paper. Runs in child processes only.
 
 Lines of text that lie straight leave rows (or, on a page on its side, columns) that are either full of ink or empty. So
 the page is turned by one small angle after the other, and the one is taken at which neighbouring rows differ most.
@@ -20,6 +20,11 @@ CLEARER = 1.1
 """How much clearer the rows must be than on the page as it lies: a photograph has no angle."""
 PAPER_NOISE = 40
 """Grey levels by which paper differs from itself."""
+GRAIN = 28
+"""Grey levels below the paper's that become white. With noise over the paper Tesseract loses a line now and then, as the
+smallest change will have it: of 15 scans in Arabic turned by 0.1 degrees more or less, of one without this (10 % of its
+letters), of one with 16 levels, of none with 28."""
+LIGHT = 128
 
 
 def skew_of(page: Image.Image) -> float:
@@ -31,7 +36,7 @@ def skew_of(page: Image.Image) -> float:
     around = round(COARSE / FINE)
     angles = (rough + step * FINE for step in range(-around, around + 1))
     clearness, angle = max((_clearness(fine, angle), angle) for angle in angles)
-    if abs(angle) < SMALLEST or clearness < CLEARER * _clearness(fine, 0.0):
+    if abs(angle) < SMALLEST or clearness <= CLEARER * _clearness(fine, 0.0):
         return 0.0
     return round(angle, 1)
 
@@ -39,8 +44,7 @@ def skew_of(page: Image.Image) -> float:
 def _ink(grey: Image.Image, side: int) -> Image.Image:
     """The page, small, its ink light on black paper."""
     small = grey.reduce(max(1, max(grey.size) // side))
-    histogram = small.histogram()
-    paper = histogram.index(max(histogram))
+    paper = _paper(small)
     return small.point([min(255, max(0, paper - PAPER_NOISE - value) * 2) for value in range(256)])
 
 
@@ -53,7 +57,22 @@ def _clearness(ink: Image.Image, angle: float) -> int:
 
 def straightened(page: Image.Image, angle: float) -> Image.Image:
     """The page turned by `angle`, as large as before; what comes in at the corners looks like its paper."""
-    histogram = page.convert("L").histogram()
-    paper = histogram.index(max(histogram))
+    if not angle:
+        return page
+    paper = _paper(page.convert("L"))
     fill = paper if page.mode == "L" else (paper,) * len(page.getbands())
     return page.rotate(angle, Image.Resampling.BICUBIC, fillcolor=fill)
+
+
+def whitened(grey: Image.Image) -> Image.Image:
+    """The page on white paper without a grain. A page that is not light is left as it is."""
+    paper = _paper(grey)
+    if paper < LIGHT:
+        return grey
+    return grey.point([min(255, round(255 * value / (paper - GRAIN))) for value in range(256)])
+
+
+def _paper(grey: Image.Image) -> int:
+    """The level that most of the page has."""
+    histogram = grey.histogram()
+    return histogram.index(max(histogram))

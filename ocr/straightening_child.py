@@ -1,6 +1,6 @@
-"""Straightens the picture of a page for Tesseract: ``python -m ocr.straightening_child PARENT PAGE STRAIGHT SMALL``.
+"""Prepares a page's picture for Tesseract: ``python -m ocr.straightening_child PARENT PAGE STRAIGHT SMALL``.
 
-Writes STRAIGHT only where the page lies askew, and SMALL, the same at half the resolution, only of a page large
+Writes STRAIGHT, grey on white paper and without skew, and SMALL, the same at half the resolution, only of a page large
 enough. Prints the angle in degrees counter-clockwise by which the page was turned, and by what SMALL was reduced.
 """
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from ocr.limits import allow_cpu, die_with_parent, limit_process
 from ocr.protocol import MEBIBYTE
-from ocr.skew import skew_of, straightened
+from ocr.skew import skew_of, straightened, whitened
 
 MEMORY = 1024 * MEBIBYTE
 OUTPUT = 256 * MEBIBYTE
@@ -27,16 +27,14 @@ def main() -> None:
     # Of our own decoder, which has checked its size.
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(page_path, formats=("PNG",)) as file:
-        file.load()
-        page: Image.Image = file
-        angle = skew_of(page)
-        # The files live for seconds: packing them, and unpacking them again, takes longer than writing them whole.
-        if angle:
-            page = straightened(page, angle)
-            page.save(straight_path, "PNG", compress_level=0)
-        reduction = 2 if max(page.size) >= WORTH_REDUCING else 1
-        if reduction > 1:
-            page.convert("L").reduce(reduction).save(small_path, "PNG", compress_level=0)
+        page = file.convert("L")
+    angle = skew_of(page)
+    page = whitened(straightened(page, angle))
+    # The files live for seconds: packing them, and unpacking them again, takes longer than writing them whole.
+    page.save(straight_path, "PNG", compress_level=0)
+    reduction = 2 if max(page.size) >= WORTH_REDUCING else 1
+    if reduction > 1:
+        page.reduce(reduction).save(small_path, "PNG", compress_level=0)
     print(angle, reduction)
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -142,12 +142,9 @@ class Tesseract:
             message = f"Page {page.number} could not be straightened."
             raise RecogniserError(message, page=page.number, status=status, stderr=running.stderr)
         angle, reduction = float(answer.split()[0]), int(answer.split()[1])
-        sheet = Sheet(page.path, page.path, page.dpi, page.dpi, angle)
-        if angle:
-            sheet = replace(sheet, path=straight, for_orientation=straight)
-        if reduction > 1:
-            sheet = replace(sheet, for_orientation=small, dpi_for_orientation=page.dpi and page.dpi // reduction)
-        return sheet
+        if reduction == 1:
+            return Sheet(straight, straight, page.dpi, page.dpi, angle)
+        return Sheet(straight, small, page.dpi, page.dpi and page.dpi // reduction, angle)
 
     async def _orientation(self, sheet: Sheet, page: Page) -> Orientation | None:
         """Script and orientation, or None for a page with too little on it to tell."""
@@ -177,14 +174,14 @@ class Tesseract:
             confidence_of([word for block in blocks for word in block.words]),
             rotation,
             languages,
-            pdf=await self._pdf(page, sheet.path, rotation) if self.searchable else None,
+            pdf=await self._pdf(page, sheet.angle, rotation) if self.searchable else None,
         )
 
-    async def _pdf(self, page: Page, picture: Path, rotation: int) -> bytes:
-        """The picture that Tesseract read with its text layer over it, upright."""
+    async def _pdf(self, page: Page, angle: float, rotation: int) -> bytes:
+        """The page's picture, straight and upright, with Tesseract's text layer over it."""
         layer, output = _beside(page, "pdf"), _beside(page, "whole.pdf")
         root = str(Path(ocr.__file__).parents[1])
-        arguments = map(str, (os.getpid(), picture, layer, output, rotation))
+        arguments = map(str, (os.getpid(), page.path, layer, output, angle, rotation))
         command = python_arguments("-m", "ocr.searchable_child", *arguments)
         async with child(command, str(page.path.parent), talk=False, PYTHONPATH=root) as running:
             status = await running.ended()

@@ -15,6 +15,7 @@ from broker.naming import named
 from broker.parent import die_with_parent
 from config import Settings, load_settings
 from config.errors import RoundhouseError
+from ocr import scratch
 from worker.engine_process import sweep_leftovers
 from worker.engines.factory import build_engines
 from worker.worker import Worker, new_identity
@@ -26,6 +27,8 @@ async def serve(settings: Settings, only: Sequence[str] | None) -> None:
     """Works until SIGTERM or SIGINT; a second one hands back what runs, at once."""
     if left := await sweep_leftovers(settings.home):
         log.warning("%d engines of a worker that was killed have been ended", left)
+    for directory in await asyncio.to_thread(scratch.sweep_leftovers):
+        log.warning("%s was left by a worker that was killed, and is removed", directory)
     broker = await Broker.open(settings, worker=new_identity())
     worker = Worker(broker, build_engines(settings, only))
     loop = asyncio.get_running_loop()

@@ -17,6 +17,8 @@ from broker.registry import Worker
 from config import VllmSettings
 from worker.engine_state import EngineState
 
+# Seconds for which one of several workers that could take another mode is let go first.
+TURN = 3.0
 # In these another mode can be chosen. An engine that is under way is let come to rest first.
 _AT_REST = frozenset({EngineState.STOPPED, EngineState.READY})
 
@@ -38,14 +40,22 @@ class Host(Protocol):
 
 
 def next_mode(
-    current: str, waiting: Mapping[str, Waiting], *, busy: bool, elsewhere: frozenset[str], bound: float
+    current: str,
+    waiting: Mapping[str, Waiting],
+    *,
+    busy: bool,
+    elsewhere: frozenset[str],
+    bound: float,
+    patience: float = 0.0,
 ) -> str:
     """The mode to be in.
 
     ``busy``: jobs run in the current one. ``elsewhere``: modes that other workers are in, who take what waits for them.
     ``bound``: seconds after which those who wait for another mode go before those who wait for the current one.
+    ``patience``: seconds for which it is left to other workers to take another mode.
     """
     others = {mode: jobs.longest for mode, jobs in waiting.items() if mode != current and mode not in elsewhere}
+    others = {mode: longest for mode, longest in others.items() if longest >= patience}
     if not others:
         return current
     first = max(others, key=lambda mode: others[mode])
@@ -99,14 +109,18 @@ class Modes:
                 waiting[mode or usual] = Waiting(max(known.longest, seconds))
             if not waiting.keys() - {current}:
                 return current
-            elsewhere = self._elsewhere(model, await self._broker.registry.live_workers())
+            elsewhere, rank = self._others(model, await self._broker.registry.live_workers())
         except PyMongoError:
             return current
-        bound = self._broker.settings.auto_switch.max_swap_wait
-        return next_mode(current, waiting, busy=self._busy(model), elsewhere=elsewhere, bound=bound)
+        bound, patience = self._broker.settings.auto_switch.max_swap_wait, rank * TURN
+        busy = self._busy(model)
+        return next_mode(current, waiting, busy=busy, elsewhere=elsewhere, bound=bound, patience=patience)
 
-    def _elsewhere(self, model: str, workers: Iterable[Worker]) -> frozenset[str]:
-        states = [
-            worker.models[model] for worker in workers if worker.id != self._broker.worker and worker.serves(model)
-        ]
-        return frozenset(state.resolution for state in states if state.resolution)
+    def _others(self, model: str, workers: Iterable[Worker]) -> tuple[frozenset[str], int]:
+        """The modes that others are in or are about to be in, and how many of them may change before this one does."""
+        able = [worker for worker in workers if worker.id != self._broker.worker and not worker.draining]
+        states = {worker.id: worker.models[model] for worker in able if model in worker.models}
+        running = {key: state for key, state in states.items() if state.state in ("ready", "starting")}
+        modes = frozenset(state.resolution for state in running.values() if state.resolution)
+        assert self._broker.worker is not None
+        return modes, sum(key < self._broker.worker for key in running)

@@ -1,4 +1,4 @@
-"""Pages in seven languages as people send them: drawn clean, scanned askew and with noise, upside down, on their side."""
+"""Pages in seven languages as people send them: clean, scanned askew and with noise, upside down, on their side."""
 
 import io
 import random
@@ -34,7 +34,7 @@ FONTS: Mapping[str, tuple[str, int]] = {
 }
 RIGHT_TO_LEFT = ("ara",)
 UNSPACED = ("chi_sim",)
-NEVER_FIRST = "，。、；：？！"
+NEVER_FIRST = "，。、；：？！"  # noqa: RUF001
 """Chinese marks that no line begins with."""
 
 

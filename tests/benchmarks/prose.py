@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF001
 """What the benchmark's pages say: the project's own words, in seven languages, a title and its paragraphs each."""
 
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ from bson import ObjectId
 from broker.broker import Broker
 from broker.job import Job
 from broker.results import pack
-from ocr.page import Block, PageRecord, PageStatus, figure_name, image_name
+from ocr.page import Block, PageRecord, PageStatus, Word, figure_name, image_name
 from tests import documents
 from tests.conditions import eventually
 from tests.deployments import Gateway
@@ -32,7 +32,8 @@ def page(number: int, text: str = "", **changes: Any) -> PageRecord:
     """A page that was read: a line of text, 2000 pixels wide and 1000 high."""
     text = text or f"This is page {number}."
     record = PageRecord(number, PageStatus.COMPLETED, 2000, 1000, engine="tesseract", tries=1, duration=0.5)
-    block = Block("text", text, (100, 50, 900, 90), 0.9)
+    words = (Word(text.split()[0], (100, 50, 180, 90), 0.8),)
+    block = Block("text", text, (100, 50, 900, 90), 0.9, words)
     return replace(record, text=text, markdown=text, blocks=(block,), confidence=0.9, **changes)
 
 
@@ -106,7 +107,9 @@ class Reader:
             "partial": bool(failed),
             "failed_pages": [{"number": record.number, **(record.error or {})} for record in failed],
         }
-        packed = await pack(self.broker.files, self.job, result)
+        packed = await pack(self.broker.files, self.job, result) | (
+            {} if failed else {"reusable": self.job.fingerprint}
+        )
         assert await self.broker.queue.complete(self.job, packed | ({"files": dict(files)} if files else {}))
 
 

@@ -1,6 +1,7 @@
 import asyncio
 import base64
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -73,7 +74,28 @@ async def test_each_way_of_sending_a_document_returns_the_same_text(gateway: Gat
     assert [response.status_code for response in responses] == [200, 200, 200]
     assert len(results[0]["pages"]) == 2
     assert results[0]["text"].split()[:3] == (SAMPLES / "letter.txt").read_text().split()[:3]
+    for result in results:
+        for page in result["pages"]:
+            assert page.pop("duration") > 0
     assert results[0] == results[1] == results[2]
+
+
+async def test_the_same_document_again_is_answered_at_once_unless_the_client_wants_it_read(
+    gateway: Gateway, worker: Worker
+) -> None:
+    async def sent(**headers: str) -> Any:
+        files = {"file": ("letter.pdf", LETTER.read_bytes())}
+        data = {"pages": "1"}
+        response = await gateway.http.post("/api/ocr?wait=60", files=files, data=data, headers=headers)
+        return response.json()
+
+    first = await sent()
+    again, anew = await sent(), await sent(**{"Cache-Control": "no-cache"})
+    assert again["request_id"] not in (first["request_id"], anew["request_id"])
+    assert (again["cached_from"], first["cached_from"], anew["cached_from"]) == (first["request_id"], None, None)
+    assert (again["attempts"], again["result"], again["pages"]) == (0, first["result"], first["pages"])
+    whole = await gateway.http.get(f"/api/jobs/{again['request_id']}/pages/1")
+    assert whole.json()["text"] == first["result"]["pages"][0]["text"]
 
 
 async def test_progress_is_shown_page_by_page(gateway: Gateway, worker: Worker) -> None:

@@ -5,6 +5,7 @@ import io
 import re
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from gateway.page_schemas import DocumentResult, Page
 from gateway.routes import ROUTES
 from gateway.users import Users
 from ocr.page import figure_name, image_name
+from tests import documents
 from tests.contract.described import check
 from tests.contract.ocr_jobs import (
     PDF,
@@ -30,9 +32,12 @@ from tests.contract.ocr_jobs import (
     submitted,
 )
 from tests.deployments import Gateway
+from worker.worker import Worker
 
 DOCUMENT = document(ROUTES, OPERATIONS, VERSION, DESCRIPTION)
 FIGURE = figure_name(2, 1)
+SAMPLES = Path(__file__).parents[2] / "samples"
+LETTER = SAMPLES / "letter.pdf"
 
 
 @pytest.fixture
@@ -72,6 +77,8 @@ async def test_json_has_every_page_with_its_blocks(gateway: Gateway, letter: str
     first = body.pages[0]
     assert (first.width, first.height, first.rotation, first.source, first.tries) == (2000, 1000, 0, "ocr", 1)
     assert [(block.type, block.bbox, block.confidence) for block in first.blocks] == [("text", [100, 50, 900, 90], 0.9)]
+    [word] = first.blocks[0].words
+    assert (word.text, word.bbox, word.confidence) == ("This", [100, 50, 180, 90], 0.8)
     error = body.pages[4].error
     assert error is not None
     assert error.code == "page_looped"
@@ -326,6 +333,22 @@ async def test_a_file_that_the_store_has_lost_is_said_to_be_gone(gateway: Gatewa
     assert refusal(await gateway.http.get(f"{letter}/files/{FIGURE}")) == (410, "file_missing")
 
 
+async def test_a_document_that_was_read_before_has_pages_and_files_of_its_own_address(gateway: Gateway) -> None:
+    earlier = await read(gateway, page(1), page_with_figure(2), searchable=True)
+    upload = {"file": ("again.pdf", documents.scanned_pdf(1))}
+    path = (await gateway.http.post("/api/ocr", files=upload)).headers["location"]
+    assert earlier not in path
+    body = (await result(gateway, path)).json()
+    assert [found["number"] for found in body["pages"]] == [1, 2]
+    for link in (body["searchable_pdf"], body["pages"][1]["figures"][0]["link"], f"{path}/pages/2"):
+        assert link.startswith(path)
+        assert (await gateway.http.get(link)).status_code == 200
+    told = (await gateway.http.get(path)).json()
+    assert (told["pages_done"], told["pages_total"]) == (2, 2)
+    events = (await gateway.http.get(f"{path}/events")).text
+    assert (events.count("event: page"), events.count("event: end")) == (2, 1)
+
+
 # The job itself.
 
 
@@ -354,3 +377,30 @@ async def test_a_job_links_to_the_files_of_its_result(gateway: Gateway, letter: 
     files = (await gateway.http.get(letter)).json()["result"]["files"]
     assert files == {"searchable.pdf": f"{letter}/files/searchable.pdf"}
     assert (await gateway.http.get(files["searchable.pdf"])).content == PDF
+
+
+# From beginning to end.
+
+
+async def test_what_a_worker_reads_comes_in_each_format(gateway: Gateway, worker: Worker) -> None:
+    files = {"file": ("letter.pdf", LETTER.read_bytes())}
+    options = {"text": "ocr", "searchable_pdf": "true", "language": "eng"}
+    response = await gateway.http.post("/api/ocr?wait=60", files=files, data=options)
+    assert response.json()["status"] == "completed", response.text
+    path = response.headers["location"]
+    body = DocumentResult.model_validate_json((await result(gateway, path)).content)
+    assert [(found.number, found.status, found.engine) for found in body.pages] == [
+        (1, "completed", "tesseract"),
+        (2, "completed", "tesseract"),
+    ]
+    assert all(block.bbox is not None and block.text for block in body.pages[0].blocks)
+    words = (SAMPLES / "letter.txt").read_text().split()[:3]
+    assert (await result(gateway, path, format="text")).text.split()[:3] == words
+    for wanted in ("markdown", "html"):
+        assert " ".join(words[:2]) in (await result(gateway, path, format=wanted)).text
+    assert (await result(gateway, path, format="pdf")).content.startswith(b"%PDF-")
+    names = zipfile.ZipFile(io.BytesIO((await result(gateway, path, format="zip")).content)).namelist()
+    assert {"files/page-0001.jpg", "files/page-0002.jpg", "files/searchable.pdf"} <= set(names)
+    assert (await result(gateway, path, overlay=1, page=2)).text.count("<rect") == len(body.pages[1].blocks)
+    told = await gateway.http.get(f"{path}/events")
+    assert [line for line in told.text.splitlines() if line.startswith("event: ")][-1] == "event: end"

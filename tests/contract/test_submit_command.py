@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ async def next_document(broker: Broker) -> Reader:
 
 async def submit(system: System, broker: Broker, *options: str, pages: list[PageRecord]) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of a submit whose document has these pages."""
-    command = asyncio.create_task(asyncio.to_thread(system.run, "submit", str(system.home / "scan.pdf"), *options))
+    run = partial(system.run, "submit", "--no-cache", str(system.home / "scan.pdf"), *options)
+    command = asyncio.create_task(asyncio.to_thread(run))
     reader = await next_document(broker)
     await reader.ends(*pages)
     await reader.completes({"searchable.pdf": await reader.store("searchable.pdf", PDF)})

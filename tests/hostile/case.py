@@ -15,6 +15,8 @@ from ocr.errors import DocumentError
 from ocr.protocol import DecodeLimits, Page
 
 SAMPLED_EVERY = 0.02
+HURRIED = DecodeLimits(dpi=100, cpu_seconds=3.0)
+"""For what is known to go on until it is stopped."""
 Look = Callable[[Image.Image], bool]
 
 
@@ -38,11 +40,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`pages` as `Case.expected`; `seconds` on the wall, `peak` in bytes of all the processes of the decoder together,
-    `largest` of the largest of them."""
+    """`pages` as `Case.expected`; `cpu_seconds` and `peak`, in bytes, of all the processes of the decoder together."""
 
     pages: tuple[str, ...]
     seconds: float
+    cpu_seconds: float
     peak: int
     looked_right: bool = True
 
@@ -60,7 +62,7 @@ def fits(got: str, wanted: str) -> bool:
 async def outcome(case: Case) -> Outcome:
     """Decode all pages that the case asks for. Whatever is no `DocumentError` comes out."""
     data = case.make()
-    started = time.monotonic()
+    started, used = time.monotonic(), children_cpu()
     pages: list[str] = []
     right = True
     async with memory_watched() as memory:
@@ -78,7 +80,7 @@ async def outcome(case: Case) -> Outcome:
                         pages.append(f"{page.width}x{page.height}")
         except DocumentError as error:
             pages.append(f"!{error.code}")
-    return Outcome(tuple(pages), time.monotonic() - started, memory.peak, right)
+    return Outcome(tuple(pages), time.monotonic() - started, children_cpu() - used, memory.peak, right)
 
 
 def checked(page: Page, looks: Look | None) -> bool:
@@ -133,6 +135,11 @@ def resident(pid: str) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def largest_child() -> int:

@@ -17,7 +17,7 @@ from tests.documents import (
     tiff_with_bomb_in_second_frame,
     truncated_jpeg,
 )
-from tests.hostile.case import Case
+from tests.hostile.case import HURRIED, Case
 from tests.hostile.parts import (
     bmp,
     chunk,
@@ -378,7 +378,7 @@ PICTURES: tuple[Case, ...] = (
     ),
     # What is too large.
     Case("JPEG of 65,535 x 65,535", JPEG, lambda: jpeg_header(5, b"\xff\xff\xff\xff"), (f"!{BIG}",)),
-    Case("progressive JPEG of thousands of scans", JPEG, progressive_without_end, ("decode_timeout",)),
+    Case("progressive JPEG of thousands of scans", JPEG, progressive_without_end, ("decode_timeout",), limits=HURRIED),
     Case("PNG of 30,000 x 30,000", PNG, png_bomb, (f"!{BIG}",)),
     Case("PNG of 2 billion x 2 billion", PNG, lambda: png(png_header(2**31 - 1, 2**31 - 1)), (f"!{BIG}",)),
     Case("WebP of 16,383 x 16,383", WEBP, solid_webp, (f"!{BIG}|!{BAD}",)),

@@ -19,7 +19,6 @@ from broker.mongodset import Polls
 from broker.registry import DeviceState
 from config import VllmSettings
 from config.vllm import gpu_count, on_ray, utilization
-from ocr.instructions import Dialect
 from ocr.turns import PageTurns
 from worker.engine_process import RECORD, EngineProcess, remove_start_directory, socket_in, start_directory
 from worker.engine_record import EngineRecord
@@ -137,7 +136,8 @@ class VllmEngine:
             self._holding = await asyncio.to_thread(Holding, self._hardware, uuids, lambda: _members(record))
             await process.start()
             await process.until_ready(self.on_phase, self._settings.start_timeout)
-            self._vision = await self._examined(model, http)
+            examination = Examination(self._name, http, self._patience.move)
+            self._vision = await examination.model(self._family(model), self._mode)
             await asyncio.to_thread(self._holding.changed)
         except BaseException:
             await self.stop(grace=0.0)
@@ -151,7 +151,7 @@ class VllmEngine:
         socket, total = socket_in(directory), min((gpu.total for gpu in gpus), default=None)
         settings = self._settings.model_copy(update={"max_concurrent": self.max_concurrent})
         reads, uuids = self._family(model), [gpu.uuid for gpu in gpus]
-        python, environ = self._installation.python, os.environ | _sockets(directory)
+        python, environ = self._installation.python, os.environ | _sockets(socket.parent)
         return EngineProcess(
             command(settings, self._name, model, socket, python, total=total, family=reads),
             environment(settings, environ, uuids, mode=None if reads is None else self._mode),
@@ -172,12 +172,6 @@ class VllmEngine:
         if reads is not None and self._mode not in reads.modes:
             reason = f"{self._name} reads pages in the modes {' and '.join(reads.modes)} alone, not in {self._mode}"
             raise EngineUnavailable(reason, code="resolution_unsupported")
-
-    async def _examined(self, model: Path, http: httpx.AsyncClient) -> VisionModel:
-        reads = self._family(model)
-        if reads is None:
-            return VisionModel(Dialect.PLAIN)
-        return await Examination(self._name, http, self._patience.move).deepseek(reads, self._mode)
 
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """Ends the engine. Requests that run may finish within ``grace`` seconds; then nothing of it is left."""

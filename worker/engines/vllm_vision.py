@@ -32,8 +32,11 @@ class Examination:
         self._http = http
         self._timeout = httpx.Timeout(timeout, connect=CONNECT_TIMEOUT)
 
-    async def deepseek(self, family: Family, mode: str) -> VisionModel:
-        """Raises EngineUnavailable: ``ngram_guard_inactive``, ``resolution_not_set``, ``engine_probe_failed``."""
+    async def model(self, family: Family | None, mode: str) -> VisionModel:
+        """``family``: None for a model of which nothing is known, and which is believed. Raises EngineUnavailable:
+        ``ngram_guard_inactive``, ``resolution_not_set``, ``engine_probe_failed``."""
+        if family is None:
+            return VisionModel(Dialect.PLAIN)
         await self._prove(family, mode)
         whitelist = [await self._tokens(tag) for tag in _CELL]
         return VisionModel(

@@ -140,7 +140,7 @@ models:
     [
         (["max_concurent: 3"], "5: models.m.max_concurent: unknown key (did you mean max_concurrent?)"),
         (["zzz: 3"], "5: models.m.zzz: unknown key"),
-        (["dpi: 3"], "5: models.m.dpi: unknown key for this engine (it belongs to tesseract)"),
+        (["languages: [eng]"], "5: models.m.languages: unknown key for this engine (it belongs to tesseract)"),
         (["num_retries: 3"], "5: models.m.num_retries: unknown key (here it is called max_retries)"),
         (
             ["concurrencyLimit: 3"],
@@ -180,10 +180,10 @@ def test_a_wrong_key_is_named_with_its_path_and_line(refusal: Refusal, lines: li
             "3: models.m.task: expected chat, ocr or embedding (did you mean ocr?)",
         ),
         (model("engine: simulator"), "2: models.m.task: missing"),
-        (model("task: chat"), "2: models.m.engine: missing: one of tesseract, openai, simulator, vllm"),
+        (model("task: chat"), "2: models.m.engine: missing: one of tesseract, rapidocr, openai, simulator, vllm"),
         (
             model("task: chat", "engine: vlm"),
-            "4: models.m.engine: unknown engine (did you mean vllm?): one of tesseract, openai, simulator, vllm",
+            "4: models.m.engine: unknown engine (did you mean vllm?): one of tesseract, rapidocr, openai, simulator, vllm",
         ),
         (model("task: chat", "engine: openai"), "2: models.m.base_url: missing"),
         ("models:\n  m:\n", "2: models.m: expected a mapping, got nothing"),
@@ -252,6 +252,14 @@ def test_colliding_aliases_and_unfitting_defaults_are_refused(refusal: Refusal) 
         "config.yaml:6: defaults.ocr[2]: there is no model 'tesseract'",
         "config.yaml:7: defaults.chat[0]: 'x' is an alias: write the model's name, b",
     ]
+
+
+def test_what_is_said_of_documents_is_refused_of_a_model_that_reads_none(refusal: Refusal) -> None:
+    entry = 'models:\n  m: {task: chat, engine: openai, base_url: "http://h/v1", dpi: 300}\n'
+    (problem,) = refusal(entry)
+    assert problem.endswith("models.m.dpi: only a model whose task is ocr reads documents")
+    (problem,) = refusal("models:\n  m: {task: chat, engine: vllm, resolution: base}\n")
+    assert problem.endswith("models.m.resolution: only a model whose task is ocr reads documents")
 
 
 EVERYTHING_WRONG = """\

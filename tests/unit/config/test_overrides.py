@@ -102,7 +102,7 @@ def test_a_name_with_two_underscores_is_found(load: Load) -> None:
         ("ROUNDHOUSE__SERVER__PROT", "there is no key 'prot' in server (did you mean port?)"),
         ("ROUNDHOUSE__SERVR__PORT", "there is no key 'servr' (did you mean server?)"),
         ("ROUNDHOUSE__MODELS__UPP__TASK", "there is no key 'upp' in models (did you mean up?)"),
-        ("ROUNDHOUSE__MODELS__UP__DPI", "there is no key 'dpi' in models.up"),
+        ("ROUNDHOUSE__MODELS__UP__LANGUAGES", "there is no key 'languages' in models.up"),
         ("ROUNDHOUSE__SERVER__PORT__X", "there is no key 'x' in server.port"),
         ("ROUNDHOUSE__SERVER__", "ends in __: name a key"),
         ("ROUNDHOUSE__", "names no key"),

@@ -1,6 +1,8 @@
 """PDF pages, limits, and the life and death of the decoding child."""
 
 import asyncio
+import dataclasses
+import io
 import os
 import signal
 import sys
@@ -17,6 +19,7 @@ from ocr.errors import (
     DocumentTooLarge,
     ImageTooLarge,
     NoPages,
+    NoSuchPage,
     TooManyPages,
     UnreadableDocument,
 )
@@ -28,8 +31,11 @@ from tests.documents import (
     endless_pdf,
     giant_page_pdf,
     page_png,
+    pdf_of_scans,
     pdf_that_claims_pages,
     png_bomb,
+    scan_text,
+    scanned_page,
     scanned_pdf,
     write_pdf,
 )
@@ -56,6 +62,74 @@ async def test_calls_that_overlap_get_their_own_pages() -> None:
     async with PageDecoder(scanned_pdf(4), PDF, DecodeLimits(dpi=50)) as decoder:
         pages = await asyncio.gather(*(decoder.page(number) for number in (4, 2, 3, 1)))
     assert [page.number for page in pages] == [4, 2, 3, 1]
+
+
+async def test_only_the_pages_asked_for_are_numbered_and_drawn() -> None:
+    async with PageDecoder(scanned_pdf(6), PDF, DecodeLimits(dpi=50), pages="5,2-3,2") as decoder:
+        assert decoder.page_count == 6
+        assert decoder.numbers == (2, 3, 5)
+        assert [page.number async for page in decoder] == [2, 3, 5]
+
+
+async def test_the_limit_of_pages_is_one_of_those_asked_for() -> None:
+    async with PageDecoder(scanned_pdf(6), PDF, DecodeLimits(max_pages=2), pages="5-6") as decoder:
+        assert decoder.numbers == (5, 6)
+    for pages in ("1-3", None):
+        with pytest.raises(TooManyPages) as caught:
+            async with PageDecoder(scanned_pdf(6), PDF, DecodeLimits(max_pages=2), pages=pages):
+                pytest.fail("the document was opened")
+        assert caught.value.permanent
+
+
+async def test_a_page_beyond_the_end_is_refused_when_the_document_is_opened() -> None:
+    with pytest.raises(NoSuchPage, match=r"Page 9 was asked for, and the document has 2\.") as caught:
+        async with PageDecoder(scanned_pdf(2), PDF, pages="1,9"):
+            pytest.fail("the document was opened")
+    assert caught.value.permanent
+    with pytest.raises(NoSuchPage, match="'two' is not a page"):
+        PageDecoder(scanned_pdf(2), PDF, pages="two")
+
+
+async def test_a_preview_shows_the_whole_page_small() -> None:
+    async with PageDecoder(scanned_pdf(1), PDF, DecodeLimits(dpi=300)) as decoder:
+        page = await decoder.page(1)
+        with Image.open(page.preview) as preview:
+            assert (preview.format, preview.size) == ("JPEG", (1236, 1600))
+        assert page.preview.stat().st_size < 600_000
+
+
+async def test_a_blank_page_is_called_so_among_others() -> None:
+    white = Image.new("L", scanned_page("x").size, 250)
+    data = pdf_of_scans([scanned_page(scan_text(1)), white, scanned_page("7")])
+    async with PageDecoder(data, PDF, DecodeLimits(dpi=150)) as decoder:
+        assert [page.blank async for page in decoder] == [False, True, False]
+
+
+async def test_parts_of_a_page_are_cropped_as_they_look_and_within_the_page() -> None:
+    async with PageDecoder(blank_pdf(content=b"0 0 306 396 re f"), PDF, DecodeLimits(dpi=72)) as decoder:
+        page = await decoder.page(1)
+        boxes = [(300, 390, 312, 402), (-50, 700, 10, 9_000), (5, 5, 5, 5), (9_000, 9_000, 9_999, 9_999)]
+        parts = [Image.open(io.BytesIO(part)) for part in await decoder.crop(1, boxes)]
+        assert [part.size for part in parts] == [(12, 12), (10, 92), (1, 1), (1, 1)]
+        assert [parts[0].getpixel(place) for place in ((0, 11), (11, 11), (0, 0))] == [0, 255, 255]
+        assert await decoder.crop(1, []) == []
+        assert names(page.path.parent) == ["document", page.preview.name, page.path.name]
+
+
+async def test_more_is_not_cropped_than_a_page_holds_nor_a_page_that_was_not_drawn() -> None:
+    async with PageDecoder(scanned_pdf(2), PDF, DecodeLimits(dpi=50)) as decoder:
+        page = await decoder.page(1)
+        for boxes in ([(0, 0, page.width, page.height)] * 5, [(0, 0, 1, 1)] * 300):
+            with pytest.raises(DocumentTooLarge):
+                await decoder.crop(1, boxes)
+        with pytest.raises(FileNotFoundError):
+            await decoder.crop(2, [(0, 0, 9, 9)])
+        assert len(await decoder.crop(1, [(0, 0, 9, 9)] * 2)) == 2
+
+
+async def test_a_smaller_limit_is_made_of_a_larger_one() -> None:
+    limits = dataclasses.replace(DecodeLimits(), cpu_seconds=3.0)
+    assert (limits.cpu_seconds, limits.opening_cpu_seconds, limits.dpi) == (3.0, 1.5, 300)
 
 
 async def test_an_owner_locked_pdf_is_read() -> None:

@@ -206,7 +206,7 @@ async def test_a_page_with_too_much_text_is_cut_with_a_doubt() -> None:
 async def test_markdown_is_text_whatever_stands_there() -> None:
     embedded = await carried(one_page_pdf(typed("# not a title\n1. not a list\n<b>not bold</b> *at* [all] snake_case")))
     assert embedded.text == "# not a title\n1. not a list\n<b>not bold</b> *at* [all] snake_case"
-    assert embedded.markdown == "\\# not a title\n1\\. not a list\n\\<b>not bold\\</b> \\*at\\* \\[all] snake_case"
+    assert embedded.markdown == "\\# not a title\n1\\. not a list\n\\<b>not bold\\</b> \\*at\\* \\[all\\] snake_case"
 
 
 def layout(words: Sequence[tuple[str, str]]) -> str:

@@ -20,6 +20,7 @@ awake    says that it went to sleep, but did not
 dull     has no such thing as sleep
 dead     never answers when it is to wake
 dreams   wakes, but ends no answer with a reason
+loose    reads pages without a guard against loops
 """
 
 import json
@@ -37,6 +38,9 @@ PHASES = (
     "INFO 11-21 07:51:28 [runner.py:68] Starting to load model /x...",
     "INFO [loader.py:5] Loading weights took 1 s",
 )
+
+# Tokens of the prompt with the picture that a start is examined with, by the mode that is set.
+PROMPTS = {"tiny": 80, "small": 118, "base": 280, "large": 428, "gundam": 490}
 
 # All but the tracker hold its writing end open while they live.
 OTHERS = os.pipe()
@@ -82,6 +86,8 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/is_sleeping":
             self.tell(200, {"is_sleeping": Answers.asleep})
+        elif self.path == "/v1/models":
+            self.tell(200, {"data": [{"id": "tiny", "max_model_len": 8192}]})
         else:
             self.tell(self.status())
 
@@ -99,8 +105,18 @@ class Answers(BaseHTTPRequestHandler):
                 self.tell(
                     200, {"choices": [{"text": "a", "finish_reason": None if "dreams" in sys.argv else "length"}]}
                 )
+            case "/tokenize":
+                text = json.loads(body)["prompt"]
+                self.tell(200, {"tokens": [ord(text)] if len(text) == 1 else [len(text)]})
+            case _ if b"allowed_token_ids" in body:
+                self.examined()
             case _:
                 self.chat()
+
+    def examined(self) -> None:
+        message = {"content": "111" if "loose" in sys.argv else "112"}
+        tokens = PROMPTS[os.environ.get("ROUNDHOUSE_OCR_MODE", "gundam")]
+        self.tell(200, {"choices": [{"message": message}], "usage": {"prompt_tokens": tokens}})
 
     def fall_asleep(self) -> None:
         if "dull" in sys.argv:

@@ -1,13 +1,21 @@
 """Pages read by a vision model, with the model's side written down; that vLLM does the same is told by tests/vllm."""
 
+import asyncio
 import base64
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
 
 from broker.errors import EngineDied, EngineInputError, EngineUnavailable
 from config import OpenaiSettings
@@ -15,9 +23,11 @@ from ocr.errors import PageLooped, RecogniserError
 from ocr.instructions import Dialect, Instruction
 from ocr.page import Reading
 from ocr.protocol import Page
+from tests.conditions import eventually
+from tests.system import free_port
 from worker.engines.base import Chunk, Delta, Reader, Request, Result
 from worker.engines.openai import OpenaiEngine
-from worker.engines.vision import PageOptions, VisionModel, VisionRecogniser, page_options
+from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 from worker.engines.vllm_vision import Examination, white_png
 from worker.ocr_models import Family, image_tokens
 
@@ -65,9 +75,7 @@ def page(tmp_path: Path) -> Page:
     return Page(2, path, 1000, 500, 144)
 
 
-async def read(
-    model: Model, page: Page, attempt: int = 1, *, known: VisionModel = DEEPSEEK, **payload: Any
-) -> Reading:
+async def read(model: Model, page: Page, attempt: int = 1, *, known: VisionModel = DEEPSEEK, **payload: Any) -> Reading:
     return await VisionRecogniser("vllm", model.chat, known, page_options(payload)).recognise(page, attempt)
 
 
@@ -102,7 +110,9 @@ async def test_a_tokenizer_without_cells_has_nothing_to_let_pass(page: Page) -> 
 
 
 async def test_a_reading_tells_places_mode_and_tokens(page: Page) -> None:
-    output = "<|ref|>title<|/ref|><|det|>[[0, 0, 999, 500]]<|/det|>\n# A\n<|ref|>image<|/ref|><|det|>[[0,0,9,9]]<|/det|>"
+    output = (
+        "<|ref|>title<|/ref|><|det|>[[0, 0, 999, 500]]<|/det|>\n# A\n<|ref|>image<|/ref|><|det|>[[0,0,9,9]]<|/det|>"
+    )
     reading = await read(Model(output), page)
     assert reading.blocks[0].bbox == (0, 0, 1000, 251)
     assert reading.markdown == "# A\n\n![](page-0002-figure-01.png)"
@@ -194,8 +204,6 @@ async def test_what_is_not_the_pages_fault_goes_through(page: Page, error: Excep
 
 
 async def test_a_recogniser_that_is_cancelled_closes_its_stream(page: Page) -> None:
-    import asyncio
-
     begun = asyncio.Event()
     closed = asyncio.Event()
 
@@ -224,12 +232,11 @@ class Vllm:
         self.puzzle: dict[str, Any] = {}
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
-        import json
-
         body = json.loads(request.content) if request.content else {}
         match request.url.path:
             case path if path in self.answers:
-                return httpx.Response(*self.answers[path])
+                status, content = self.answers[path]
+                return httpx.Response(status, content=content)
             case "/tokenize":
                 known = {"1": [7, 41], "2": [42], "<td>": [501], "</td>": [502, 503]}
                 return httpx.Response(200, json={"tokens": known[body["prompt"]]})
@@ -242,7 +249,7 @@ class Vllm:
 
     async def examine(self, mode: str = "tiny", family: Family = Family.DEEPSEEK_OCR) -> VisionModel:
         async with httpx.AsyncClient(transport=httpx.MockTransport(self.answer)) as client:
-            return await Examination("tiny", client, 5.0).deepseek(family, mode)
+            return await Examination("tiny", client, 5.0).model(family, mode)
 
 
 async def test_an_engine_that_answers_rightly_is_taken_with_what_it_tells_of_itself() -> None:
@@ -264,10 +271,10 @@ async def test_an_engine_that_answers_rightly_is_taken_with_what_it_tells_of_its
         (Vllm(said=""), "engine_probe_failed"),
         (Vllm(tokens=273 + 210 + 10), "resolution_not_set"),
         (Vllm(tokens=73), "resolution_not_set"),
-        (Vllm(**{"/tokenize": (404, {}, b"Not Found")}), "engine_probe_failed"),
-        (Vllm(**{"/tokenize": (200, {}, b'{"tokens": []}')}), "engine_probe_failed"),
-        (Vllm(**{"/v1/chat/completions": (500, {}, b'{"error": "x"}')}), "engine_probe_failed"),
-        (Vllm(**{"/v1/chat/completions": (200, {}, b'{"choices": []}')}), "engine_probe_failed"),
+        (Vllm(**{"/tokenize": (404, b"Not Found")}), "engine_probe_failed"),
+        (Vllm(**{"/tokenize": (200, b'{"tokens": []}')}), "engine_probe_failed"),
+        (Vllm(**{"/v1/chat/completions": (500, b'{"error": "x"}')}), "engine_probe_failed"),
+        (Vllm(**{"/v1/chat/completions": (200, b'{"choices": []}')}), "engine_probe_failed"),
     ],
     ids=range(9),
 )
@@ -281,22 +288,42 @@ async def test_an_engine_that_does_not_is_named_with_what_is_wrong(vllm: Vllm, c
 def test_no_two_modes_take_as_many_tokens_for_the_picture_that_is_asked_about() -> None:
     for family in Family:
         counts = sorted(image_tokens(family, mode, 1300, 700) for mode in family.modes)
-        assert all(later - earlier > 20 for earlier, later in zip(counts, counts[1:], strict=False))
+        assert all(later - earlier > 20 for earlier, later in pairwise(counts))
     assert Family.DEEPSEEK_OCR_2.modes == ("base", "gundam")
 
 
 @asynccontextmanager
-async def openai(base_url: str, model: str) -> AsyncIterator[OpenaiEngine]:
-    entry = {"task": "ocr", "engine": "openai", "base_url": base_url, "model": model, "max_concurrent": 3}
-    engine = OpenaiEngine("reader", OpenaiSettings.model_validate(entry))
+async def openai(words: list[str], model: str) -> AsyncIterator[tuple[OpenaiEngine, list[dict[str, Any]]]]:
+    """The engine before a real HTTP server that says ``words``, and what that was asked."""
+    asked: list[dict[str, Any]] = []
+    chunks = [{"choices": [{"delta": {"content": word}, "finish_reason": None}]} for word in words]
+    end = {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"completion_tokens": len(words)}}
+
+    async def answer(request: HttpRequest) -> Response:
+        asked.append(await request.json())
+        lines = [*map(json.dumps, [*chunks, end]), "[DONE]"]
+        return Response("".join(f"data: {line}\n\n" for line in lines), media_type="text/event-stream")
+
+    app, port = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])]), free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+
+    async def started() -> bool:
+        return server.started
+
+    await eventually(started)
+    entry = {"task": "ocr", "engine": "openai", "base_url": f"http://127.0.0.1:{port}/v1", "model": model}
+    engine = OpenaiEngine("reader", OpenaiSettings.model_validate(entry | {"max_concurrent": 3}))
     try:
-        yield engine
+        yield engine, asked
     finally:
         await engine.stop()
+        server.should_exit = True
+        await serving
 
 
-async def test_an_openai_server_reads_pages(page: Page, sse_server: Any) -> None:
-    async with sse_server(["# A ", "page"]) as (url, asked), openai(url, "some-vision-model") as engine:
+async def test_an_openai_server_reads_pages(page: Page) -> None:
+    async with openai(["# A ", "page"], "some-vision-model") as (engine, asked):
         assert isinstance(engine, Reader)
         assert engine.turns.places == 3
         recogniser = await engine.recogniser(Request("job", 1, {"options": {}}))
@@ -307,9 +334,9 @@ async def test_an_openai_server_reads_pages(page: Page, sse_server: Any) -> None
     assert "skip_special_tokens" not in asked[0]
 
 
-async def test_a_deepseek_ocr_behind_an_openai_server_is_asked_as_one(page: Page, sse_server: Any) -> None:
+async def test_a_deepseek_ocr_behind_an_openai_server_is_asked_as_one(page: Page) -> None:
     output = ["<|ref|>text<|/ref|><|det|>[[0,0,999,999]]<|/det|>\n", "A page"]
-    async with sse_server(output) as (url, asked), openai(url, "deepseek-ai/DeepSeek-OCR") as engine:
+    async with openai(output, "deepseek-ai/DeepSeek-OCR") as (engine, asked):
         reading = await (await engine.recogniser(Request("job", 1, {}))).recognise(page, 1)
     assert (reading.text, reading.blocks[0].bbox) == ("A page", (0, 0, 1000, 500))
     assert asked[0]["messages"][0]["content"][1]["text"].startswith("<|grounding|>")

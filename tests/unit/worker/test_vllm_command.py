@@ -3,6 +3,7 @@ from typing import Any
 
 from config import VllmSettings
 from config.vllm import gpu_count, on_ray, utilization
+from worker.ocr_models import PLUGIN, Family
 from worker.vllm_command import command, environment, weights
 
 GIB = 2**30
@@ -13,8 +14,8 @@ def settings(**options: Any) -> VllmSettings:
     return VllmSettings.model_validate({"task": "chat", "engine": "vllm"} | options)
 
 
-def words(*, total: int | None = None, **options: Any) -> list[str]:
-    return command(settings(**options), "tiny", MODEL, SOCKET, "/venv/bin/python", total=total)
+def words(*, total: int | None = None, family: Family | None = None, **options: Any) -> list[str]:
+    return command(settings(**options), "tiny", MODEL, SOCKET, "/venv/bin/python", total=total, family=family)
 
 
 def value(line: list[str], flag: str) -> str:
@@ -64,6 +65,23 @@ def test_lora_adapters_are_named_with_their_paths() -> None:
 
 def test_the_users_own_arguments_come_last_so_that_they_win() -> None:
     assert words(args=["--max-num-seqs", 99], dtype="half")[-2:] == ["--max-num-seqs", "99"]
+
+
+def test_what_reads_pages_gets_its_guard_and_no_caches_before_the_users_own_arguments() -> None:
+    line = words(family=Family.DEEPSEEK_OCR_2, args=["--seed", 1])
+    assert value(line, "--logits-processors") == "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor"
+    assert value(line, "--mm-processor-cache-gb") == "0"
+    assert line[-2:] == ["--seed", "1"]
+    assert "--no-enable-prefix-caching" in line
+    assert "--no-enable-prefix-caching" not in words(task="ocr")
+
+
+def test_the_mode_and_the_plugin_that_sets_it_come_by_the_environment_beside_the_users_own() -> None:
+    found = environment(settings(env={"PYTHONPATH": "/mine"}), {"PYTHONPATH": "/theirs"}, mode="base")
+    assert (found["ROUNDHOUSE_OCR_MODE"], found["PYTHONPATH"]) == ("base", f"{PLUGIN}:/mine")
+    assert environment(settings(), {"PYTHONPATH": "/theirs"}, mode="base")["PYTHONPATH"] == f"{PLUGIN}:/theirs"
+    plain = environment(settings(), {"ROUNDHOUSE_OCR_MODE": "base"})
+    assert not {"ROUNDHOUSE_OCR_MODE", "PYTHONPATH"} & plain.keys()
 
 
 def test_on_a_gpu_it_may_sleep_unless_the_entry_forbids_it() -> None:

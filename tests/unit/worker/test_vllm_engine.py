@@ -17,14 +17,18 @@ from typing import Any
 
 import pytest
 
-from broker.errors import EngineError, EngineNotRunning, EngineUnavailable
+from broker.errors import EngineDied, EngineError, EngineNotRunning, EngineUnavailable
 from config import VllmSettings
+from ocr.errors import PageLooped
+from ocr.protocol import Page
 from tests.unit.worker.nvml_library import GIB, Card, NvmlLibrary
 from worker.engine_host import Bounded
-from worker.engines.base import Delta, Loadable, Request, Result
+from worker.engines.base import Delta, Loadable, Reader, Request, Result
 from worker.engines.vllm import VllmEngine
 from worker.engines.vllm_control import Patience
+from worker.engines.vllm_vision import white_png
 from worker.gpus import Gpus
+from worker.ocr_models import PLUGIN
 
 # An interpreter without any packages.
 BARE = '#!/bin/sh\nexec {python} -S -I "$@"\n'
@@ -32,6 +36,7 @@ BARE = '#!/bin/sh\nexec {python} -S -I "$@"\n'
 STAND_IN = """#!/bin/sh
 [ "$1" = -c ] && exec echo {build}
 echo "CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES $* VLLM_RPC_BASE_PATH=$VLLM_RPC_BASE_PATH" > {told}
+echo "PYTHONPATH=$PYTHONPATH MODE=$ROUNDHOUSE_OCR_MODE" >> {told}
 while [ "$1" != --uds ]; do shift; done
 exec {python} {program} "$2" {habits}
 """
@@ -85,6 +90,13 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         await engine.stop(grace=0.0)
 
 
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    path = tmp_path / "page.png"
+    path.write_bytes(white_png(100, 100))
+    return Page(1, path, 100, 100, 144)
+
+
 def engine(home: Path, **options: Any) -> VllmEngine:
     """On a machine without a GPU."""
     settings = VllmSettings.model_validate({"task": "chat", "engine": "vllm"} | options)
@@ -116,6 +128,12 @@ async def error_of(call: Any, code: str) -> str:
         await call
     assert failure.value.code == code
     return failure.value.message
+
+
+def reader(site: Site, *habits: str, architecture: str = "DeepseekOCRForCausalLM", **options: Any) -> VllmEngine:
+    """A DeepSeek-OCR."""
+    (site.home / "weights" / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    return site.engine(*habits, task="ocr", **options)
 
 
 # Where it cannot run.
@@ -430,3 +448,104 @@ async def test_one_that_is_killed_asleep_says_that_it_does_not_run(site: Site) -
     assert "SIGKILL" in await asyncio.wait_for(death, 10)
     await error_of(loaded.wake(), "engine_not_running")
     assert await loaded.footprint() is None
+
+
+# With pages.
+
+
+async def test_a_deepseek_ocr_is_started_with_its_guard_in_its_mode_and_examined(site: Site) -> None:
+    loaded = reader(site, args=["--mm-processor-cache-gb", 4])
+    assert isinstance(loaded, Reader)
+    assert loaded.resolution is None
+    await loaded.start()
+    flags = "--no-enable-prefix-caching --mm-processor-cache-gb 0 --mm-processor-cache-gb 4 "
+    assert f"deepseek_ocr:NGramPerReqLogitsProcessor {flags}" in site.told(), "the user's own come last"
+    assert f"PYTHONPATH={PLUGIN}" in site.told()
+    assert "MODE=gundam" in site.told()
+    assert site.asked()[-1] == "/tokenize of tiny"
+    loaded.resolution = "tiny"
+    await loaded.start()
+    assert "MODE=tiny" in site.told()
+
+
+async def test_another_vision_model_is_started_as_any_model(site: Site) -> None:
+    loaded = reader(site, architecture="Qwen3VLForConditionalGeneration")
+    await loaded.start()
+    assert "--logits-processors" not in site.told()
+    assert "MODE=\n" in site.told()
+    assert site.asked() == []
+    await loaded.recogniser(CHAT)
+
+
+async def test_a_chat_model_is_no_reader_whatever_its_architecture(site: Site) -> None:
+    loaded = reader(site)
+    await site.engine(task="chat").start()
+    assert "--logits-processors" not in site.told()
+    assert loaded.address is None
+
+
+async def test_an_engine_without_its_guard_is_stopped_and_named(site: Site) -> None:
+    loaded = reader(site, "loose")
+    assert "not active" in await error_of(loaded.start(), "ngram_guard_inactive")
+    assert loaded.address is None
+    assert await error_of(loaded.recogniser(CHAT), "engine_not_running")
+
+
+async def test_an_engine_that_did_not_take_the_mode_is_stopped_and_named(site: Site) -> None:
+    loaded = reader(site, env={"ROUNDHOUSE_OCR_MODE": "base"})
+    loaded.resolution = "small"
+    await loaded.start()
+    await loaded.stop()
+    (site.home / "weights" / "config.json").write_text('{"architectures": ["DeepseekOCR2ForCausalLM"]}')
+    loaded.resolution = "gundam"
+    assert "gundam is not set" in await error_of(loaded.start(), "resolution_not_set")
+
+
+async def test_a_mode_that_the_model_does_not_have_is_refused_before_a_start(site: Site) -> None:
+    loaded = reader(site, architecture="DeepseekOCR2ForCausalLM")
+    loaded.resolution = "tiny"
+    assert await error_of(loaded.start(), "resolution_unsupported") == (
+        "tiny reads pages in the modes base and gundam alone, not in tiny"
+    )
+    assert not (site.home / "told").exists()
+    assert await loaded.unable() is None
+
+
+async def test_pages_are_requests_that_keep_it_from_sleep(site: Site, page: Page) -> None:
+    loaded = reader(site, "talks", max_concurrent=3)
+    loaded.max_concurrent = 5
+    await loaded.start()
+    assert loaded.turns.places == 5
+    recogniser = await loaded.recogniser(CHAT)
+    reading = asyncio.create_task(recogniser.recognise(page, 1))
+    while "/v1/chat/completions of tiny" not in site.asked()[3:]:
+        await asyncio.wait({reading}, timeout=0.02)
+    assert "(1)" in await error_of(loaded.sleep(), "engine_busy")
+    reading.cancel()
+    await asyncio.wait({reading})
+    await loaded.sleep()
+    with pytest.raises(EngineNotRunning, match="sleeps"):
+        await recogniser.recognise(page, 1)
+
+
+async def test_a_page_that_goes_on_for_ever_is_stopped(site: Site, page: Page) -> None:
+    loaded = reader(site, "talks")
+    await loaded.start()
+    # "word " every 20 ms.
+    with pytest.raises(PageLooped) as failure:
+        await (await loaded.recogniser(CHAT)).recognise(page, 1)
+    assert failure.value.partial is not None
+    assert failure.value.partial.text == "word"
+    await loaded.sleep()
+
+
+async def test_the_engines_death_ends_its_pages_as_its_chats(site: Site, page: Page) -> None:
+    loaded = reader(site, "talks")
+    await loaded.start()
+    reading = asyncio.create_task((await loaded.recogniser(CHAT)).recognise(page, 1))
+    while "/v1/chat/completions of tiny" not in site.asked()[3:]:
+        await asyncio.wait({reading}, timeout=0.02)
+    (told,) = site.home.glob("*.gpu")
+    os.kill(json.loads(told.read_text())["pid"], signal.SIGKILL)
+    with pytest.raises(EngineDied):
+        await reading

@@ -1,7 +1,8 @@
 """A logits processor for tests: a model that is asked for it writes just what it is told, token by token, and ends.
 
-A prompt with ``write:`` and UTF-8 in hexadecimal asks for it. What it is told becomes far likelier than anything else,
-and not the only choice, so that another processor may still forbid it. ``tiny_ocr-1.dist-info`` names it to vLLM.
+A prompt with an order asks for it: ``write:`` and pieces of UTF-8 in hexadecimal, each with how often, 61*3+0a*1 for
+"aaa" and a line end. What it is told becomes far likelier than anything else, and not the only choice, so that another
+processor may still forbid it. ``tiny_ocr-1.dist-info`` names it to vLLM.
 """
 
 import re
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-_ORDER = re.compile(r"write:((?:[0-9a-f]{2})+)")
+_ORDER = re.compile(r"write:((?:\+?[0-9a-f]+\*\d+)+)")
 _MUCH = 1e4
 
 
@@ -40,4 +41,6 @@ class Scribe(AdapterLogitsProcessor):
 
     def _order(self, prompt: list[int]) -> list[int]:
         found = _ORDER.search(self._tokenizer.decode(prompt))
-        return self._tokenizer.encode(bytes.fromhex(found[1]).decode()).ids if found else []
+        pieces = [piece.split("*") for piece in found[1].split("+")] if found else []
+        text = "".join(bytes.fromhex(piece).decode() * int(times) for piece, times in pieces)
+        return self._tokenizer.encode(text).ids

@@ -1,0 +1,161 @@
+"""In which mode documents are read: jobs go to an engine in theirs, and an idle engine changes to what is asked for."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.asynchronous.database import AsyncDatabase
+
+from broker.broker import Broker
+from broker.job import Job, NewJob
+from config import Settings
+from tests.conditions import eventually
+from tests.deployments import default_config, make_settings
+from tests.unit.worker.readers import Scripted, pages
+from tests.unit.worker.workers import ended
+from worker.modes import Waiting, next_mode
+from worker.worker import Worker, new_identity
+
+MODEL = "deepseek-ocr"
+NOWHERE = frozenset[str]()
+
+
+def test_an_engine_keeps_its_mode_while_there_is_work_in_it() -> None:
+    waiting = {"gundam": Waiting(3.0), "tiny": Waiting(5.0)}
+    assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0) == "gundam"
+    assert next_mode("gundam", {"tiny": Waiting(5.0)}, busy=True, elsewhere=NOWHERE, bound=60.0) == "gundam"
+
+
+def test_an_idle_engine_changes_to_the_mode_for_which_somebody_has_waited_longest() -> None:
+    waiting = {"tiny": Waiting(5.0), "large": Waiting(9.0)}
+    assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0) == "large"
+    assert next_mode("gundam", {}, busy=False, elsewhere=NOWHERE, bound=60.0) == "gundam"
+
+
+def test_who_has_waited_too_long_goes_before_what_is_in_its_mode() -> None:
+    waiting = {"gundam": Waiting(3.0), "tiny": Waiting(60.0)}
+    assert next_mode("gundam", waiting, busy=True, elsewhere=NOWHERE, bound=60.0) == "tiny"
+
+
+def test_what_another_worker_is_in_the_mode_for_is_left_to_it() -> None:
+    waiting = {"tiny": Waiting(60.0), "large": Waiting(1.0)}
+    assert next_mode("gundam", waiting, busy=False, elsewhere=frozenset({"tiny"}), bound=60.0) == "large"
+    elsewhere = frozenset({"tiny", "large"})
+    assert next_mode("gundam", waiting, busy=False, elsewhere=elsewhere, bound=60.0) == "gundam"
+
+
+def test_one_worker_after_the_other_may_take_another_mode() -> None:
+    waiting = {"tiny": Waiting(2.0)}
+    assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0, patience=3.0) == "gundam"
+    assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0, patience=0.0) == "tiny"
+
+
+class Modal(Scripted):
+    """Notes in which mode it was started, and what it read in which."""
+
+    resolution: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__(self._read)
+        self.starts: list[str | None] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def start(self) -> None:
+        self.starts.append(self.resolution)
+
+    async def _read(self, number: int, attempt: int) -> str:
+        await self.gate.wait()
+        return f"in {self.starts[-1]}"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Settings:
+    config = default_config()
+    config["models"][MODEL] = {"task": "ocr", "engine": "vllm", "resolution": "base"}
+    return make_settings(tmp_path, mongod_uri, database.name, config)
+
+
+@asynccontextmanager
+async def at_work(settings: Settings, engine: Modal) -> AsyncIterator[tuple[Broker, Worker]]:
+    broker = await Broker.open(settings, worker=new_identity())
+    broker.start()
+    worker = Worker(broker, {MODEL: engine})
+    running = asyncio.create_task(worker.run())
+    await broker.ready.wait()
+    try:
+        yield broker, worker
+    finally:
+        engine.gate.set()
+        worker.drain()
+        await running
+        await broker.close()
+
+
+async def sent(broker: Broker, resolution: str | None, count: int = 1) -> Job:
+    job_id = ObjectId()
+    file = await broker.files.put(job_id, pages(count), "image/tiff")
+    options = {} if resolution is None else {"resolution": resolution}
+    return await broker.queue.submit(NewJob("ocr", MODEL, "ann", {"options": options}, file=file, id=job_id))
+
+
+async def test_each_job_is_read_in_the_mode_that_it_asks_for_or_the_usual_one(settings: Settings) -> None:
+    engine = Modal()
+    async with at_work(settings, engine) as (broker, _):
+        for asked, expected in ((None, "base"), ("tiny", "tiny"), ("tiny", "tiny"), (None, "base"), ("base", "base")):
+            job = await ended(broker, await sent(broker, asked))
+            assert job.result is not None, job.error
+            assert job.result["text"] == f"in {expected}"
+    assert engine.starts == ["base", "tiny", "base"]
+
+
+async def test_a_job_of_another_mode_waits_until_those_of_the_present_one_are_done(settings: Settings) -> None:
+    engine = Modal()
+    async with at_work(settings, engine) as (broker, _):
+        engine.gate.clear()
+        first = await sent(broker, None, count=4)
+
+        async def is_begun() -> bool:
+            return bool(engine.order)
+
+        await eventually(is_begun)
+        other, second = await sent(broker, "large"), await sent(broker, "base")
+        engine.gate.set()
+        jobs = [await ended(broker, job) for job in (first, second, other)]
+        ends = [job.finished_at for job in jobs]
+        assert ends == sorted(ends)
+        texts = [set(job.result["text"].split("\n\n")) for job in jobs if job.result]
+        assert texts == [{"in base"}, {"in base"}, {"in large"}]
+    assert engine.starts == ["base", "large"]
+
+
+async def test_two_workers_in_two_modes_take_what_is_theirs(settings: Settings) -> None:
+    one, two = Modal(), Modal()
+    async with at_work(settings, one) as (broker, _), at_work(settings, two):
+        assert (await ended(broker, await sent(broker, None))).status == "completed"
+        assert (await ended(broker, await sent(broker, "tiny"))).status == "completed"
+
+        async def both_modes_are_there() -> bool:
+            states = [worker.models[MODEL] for worker in await broker.registry.live_workers()]
+            return {state.resolution for state in states if state.ready} == {"base", "tiny"}
+
+        await eventually(both_modes_are_there)
+        for mode in ("tiny", "base", "tiny", None):
+            job = await ended(broker, await sent(broker, mode))
+            assert job.result is not None
+            assert job.result["text"] == f"in {mode or 'base'}"
+    assert sorted(len(engine.starts) for engine in (one, two)) == [1, 2], "nobody had to change again"
+
+
+async def test_the_operators_word_is_the_usual_mode_from_then_on(settings: Settings) -> None:
+    engine = Modal()
+    async with at_work(settings, engine) as (broker, _):
+        await ended(broker, await sent(broker, "tiny"))
+        await broker.desired.set_resolution(MODEL, "admin", "large")
+        job = await ended(broker, await sent(broker, None))
+        assert job.result is not None
+        assert job.result["text"] == "in large"
