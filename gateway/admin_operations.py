@@ -8,7 +8,6 @@ from config.models import Resolution
 from gateway.openapi import Answer, Operation, Operations, Parameter
 from gateway.payloads import ResolutionRequest
 from gateway.schemas import (
-    AutoSwitch,
     CrashList,
     MissingModelList,
     ModelBody,
@@ -17,6 +16,7 @@ from gateway.schemas import (
     Scheduler,
     WorkerList,
 )
+from gateway.switch_schemas import AutoSwitch
 
 _TEXT: Mapping[str, Any] = {"type": "string"}
 _MODEL = Parameter("model", "path", "A model's name or alias; slashes may stay as they are.", _TEXT)

@@ -144,6 +144,8 @@ class ReadingOptions(Payload):
     of your own goes before it. `locate` needs a `term`."""
     term: Term | None = None
     """What `locate` is to find."""
+    resolution: Resolution | None = None
+    """DeepSeek-OCR's mode; the header X-Resolution goes before it."""
 
     @model_validator(mode="after")
     def _term_for_locate(self) -> Self:
@@ -159,8 +161,6 @@ class OcrOptions(ReadingOptions):
 
     languages: Languages | None = None
     """Tesseract's names, e.g. `["deu", "eng"]` or `"deu+eng"`; unset: chosen for each page by its script."""
-    resolution: Resolution | None = None
-    """DeepSeek-OCR's mode; the header X-Resolution says the same."""
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     searchable_pdf: bool | None = None

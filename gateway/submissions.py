@@ -248,7 +248,8 @@ def _submission(
     document: bytes, filename: str | None, fields: OcrFields, resolution: Resolution | None, limit: int | None = None
 ) -> OcrSubmission:
     reading = fields.model_dump(include=_READING, exclude_none=True)
-    options = OcrOptions(languages=fields.language, resolution=resolution, **reading)
+    header = {} if resolution is None else {"resolution": resolution}
+    options = OcrOptions.model_validate({"languages": fields.language, **reading, **header})
     media_type = checked_media_type(document, limit)
     prompt = fields.prompt or None
     return OcrSubmission(document, media_type, safe_name(filename), fields.model, prompt, _given(options))

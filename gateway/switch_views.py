@@ -9,9 +9,9 @@ from broker.desired import Desired, Wanted
 from broker.plans import Order, Overview, Standing
 from broker.registry import ModelState, Worker
 from broker.switching import STALE
-from gateway.schemas import (
+from gateway.schemas import EngineState
+from gateway.switch_schemas import (
     AutoSwitch,
-    EngineState,
     MemoryDevice,
     Residence,
     SwitchDecision,

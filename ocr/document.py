@@ -14,6 +14,7 @@ from ocr.errors import (
     DocumentError,
     DocumentTooLarge,
     OcrError,
+    RecogniserCrashed,
     RecogniserError,
     RecogniserTimeout,
 )
@@ -249,7 +250,8 @@ class _Reading:
         """The page by the first try that succeeds; else its best partial reading."""
         record = replace(record, engine=self._recogniser.name)
         best: Reading | None = None
-        for attempt in range(1, self._options.page_retries + 2):
+        attempt, interruptions = 1, 0
+        while attempt <= self._options.page_retries + 1:
             record = replace(record, tries=attempt)
             try:
                 reading = await _limited(self._recogniser.recognise(page, attempt), page, self._options)
@@ -259,6 +261,10 @@ class _Reading:
                 record = replace(record, error={"code": error.code, "message": error.message})
                 if error.permanent:
                     break
+                if _killed(error) and interruptions < self._options.page_retries:
+                    interruptions += 1  # the page is not to blame, and is read again in the same way
+                else:
+                    attempt += 1
         return replace(record, status=PageStatus.FAILED), best
 
 
@@ -284,6 +290,11 @@ async def _limited(work: Awaitable[T], page: Page, options: ReadOptions) -> T:
     except TimeoutError:
         message = f"Page {page.number} was not read within {limit:g} s."
         raise RecogniserTimeout(message, page=page.number, limit=limit) from None
+
+
+def _killed(error: RecogniserError) -> bool:
+    """Whether somebody else ended the recogniser: the kernel, short of memory, or an operator."""
+    return isinstance(error, RecogniserCrashed) and error.details.get("signal") in ("SIGKILL", "SIGTERM")
 
 
 def _worth(reading: Reading | None) -> int:

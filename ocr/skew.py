@@ -1,4 +1,4 @@
-"""How far a page lies askew, and what is done about that and about grey paper. Runs in child processes only.
+"""How far a page lies askew, and what is done about it. Runs in child processes only.
 
 Lines of text that lie straight leave rows (or, on a page on its side, columns) that are either full of ink or empty. So
 the page is turned by one small angle after the other, and the one is taken at which neighbouring rows differ most.
@@ -20,11 +20,6 @@ CLEARER = 1.1
 """How much clearer the rows must be than on the page as it lies: a photograph has no angle."""
 PAPER_NOISE = 40
 """Grey levels by which paper differs from itself."""
-GRAIN = 28
-"""Grey levels below the paper's that become white. With noise over the paper Tesseract loses a line now and then, as the
-smallest change will have it: of 15 scans in Arabic turned by 0.1 degrees more or less, of one without this (10 % of its
-letters), of one with 16 levels, of none with 28."""
-LIGHT = 128
 
 
 def skew_of(page: Image.Image) -> float:
@@ -62,14 +57,6 @@ def straightened(page: Image.Image, angle: float) -> Image.Image:
     paper = _paper(page.convert("L"))
     fill = paper if page.mode == "L" else (paper,) * len(page.getbands())
     return page.rotate(angle, Image.Resampling.BICUBIC, fillcolor=fill)
-
-
-def whitened(grey: Image.Image) -> Image.Image:
-    """The page on white paper without a grain. A page that is not light is left as it is."""
-    paper = _paper(grey)
-    if paper < LIGHT:
-        return grey
-    return grey.point([min(255, round(255 * value / (paper - GRAIN))) for value in range(256)])
 
 
 def _paper(grey: Image.Image) -> int:

@@ -1,7 +1,8 @@
 """Prepares a page's picture for Tesseract: ``python -m ocr.straightening_child PARENT PAGE STRAIGHT SMALL``.
 
-Writes STRAIGHT, grey on white paper and without skew, and SMALL, the same at half the resolution, only of a page large
-enough. Prints the angle in degrees counter-clockwise by which the page was turned, and by what SMALL was reduced.
+Writes STRAIGHT, the page in grey without skew, only where it had some, and SMALL, the same at half the resolution, only
+where the page is large. Prints the angle in degrees counter-clockwise by which it was turned, and what SMALL is reduced
+by.
 """
 
 import sys
@@ -10,7 +11,7 @@ from PIL import Image
 
 from ocr.limits import allow_cpu, die_with_parent, limit_process
 from ocr.protocol import MEBIBYTE
-from ocr.skew import skew_of, straightened, whitened
+from ocr.skew import skew_of, straightened
 
 MEMORY = 1024 * MEBIBYTE
 OUTPUT = 256 * MEBIBYTE
@@ -29,9 +30,10 @@ def main() -> None:
     with Image.open(page_path, formats=("PNG",)) as file:
         page = file.convert("L")
     angle = skew_of(page)
-    page = whitened(straightened(page, angle))
+    page = straightened(page, angle)
     # The files live for seconds: packing them, and unpacking them again, takes longer than writing them whole.
-    page.save(straight_path, "PNG", compress_level=0)
+    if angle:
+        page.save(straight_path, "PNG", compress_level=0)
     reduction = 2 if max(page.size) >= WORTH_REDUCING else 1
     if reduction > 1:
         page.reduce(reduction).save(small_path, "PNG", compress_level=0)

@@ -21,8 +21,8 @@ import psutil
 from ocr.decoder import PageDecoder
 from ocr.errors import DECODER_ERRORS, DocumentError
 from ocr.protocol import DecodeLimits
-from tests.hostile.pdfs import PDFS
-from tests.hostile.pictures import PICTURES
+from tests.hostile.pdf_cases import PDFS
+from tests.hostile.picture_cases import PICTURES
 
 LIMITS = DecodeLimits(dpi=50, max_pages=5, image_pixels=20_000_000, cpu_seconds=2.0)
 LARGEST_SEED = 200_000

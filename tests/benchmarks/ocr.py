@@ -24,7 +24,7 @@ from statistics import mean, median
 from ocr.decoder import PageDecoder
 from ocr.document import PageEnded, ReadOptions, read_document
 from ocr.page import PageRecord
-from ocr.tesseract import Tesseract
+from ocr.tesseract import EVERY_LINE, Tesseract
 from ocr.turns import PageTurns
 from tests.benchmarks.error_rate import NORMALISATION, character_error_rate
 from tests.benchmarks.pages_of_languages import DPI, JPEG_QUALITY, KINDS, Kind, encoded, picture, truth
@@ -41,6 +41,7 @@ MOST_OVERHEAD = 10.0
 """Percent of the bare engine's time."""
 OF_SPEED = ("eng", "deu", "fra", "rus")
 OPTIONS = ReadOptions(text="ocr")
+UPRIGHT = ("--psm", "1", "-c", "min_orientation_margin=0")
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _commands(page: Path, record: PageRecord) -> list[list[str]]:
     languages = "+".join(record.languages)
     return [
         [*command, "--psm", "0", "-l", "osd"],
-        [*command, "--psm", "1", "-c", "min_orientation_margin=0", "-l", languages, "-c", "tessedit_create_hocr=1"],
+        [*command, *UPRIGHT, *EVERY_LINE, "-l", languages, "-c", "tessedit_create_hocr=1"],
     ]
 
 

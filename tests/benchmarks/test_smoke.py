@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.benchmarks import broker, cleanup, engine
+from tests.benchmarks import broker, cleanup, engine, ocr
 from tests.benchmarks.switching.__main__ import main as switching
 
 
@@ -56,3 +56,16 @@ def test_the_engine_benchmark_has_the_same_answers_both_ways_and_says_what_was_a
     assert [row[4:8].count("-") for row in ways] == [3, 0, 3, 0], "only one way has a gateway, a worker and a mongod"
     assert [row[-1] for row in added] == ["10 |", "20 |"], "each answer is compared with its own"
     assert all(float(row[1]) > 0 for row in added)
+
+
+def test_the_ocr_benchmark_reads_what_it_drew_with_few_errors_and_says_what_the_pipeline_adds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kinds = ["scanned", "upside down"]
+    ocr.main(["--languages", "deu", "ara", "--kinds", *kinds, "--rounds", "1", "--pages", "2"])
+
+    told = capsys.readouterr().out
+    rows = {row[0]: row[1:] for row in (line.strip("| ").split(" | ") for line in told.splitlines()) if len(row) > 2}
+    assert rows["deu"][-1] == rows["ara"][-1] == "met", told
+    assert float(rows["bare Tesseract"][0]) > 0 < float(rows["the pipeline"][0])
+    assert re.search(r"Overhead: [+-][\d.]+ % of time", told)

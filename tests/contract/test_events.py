@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse, connect_sse
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import AutoReconnect
 
 from broker.broker import Broker
 from broker.page_feed import PageFeed
@@ -209,6 +210,21 @@ async def test_a_silent_stream_is_kept_alive(online: Gateway, monkeypatch: pytes
             if beats == 3:
                 return
     pytest.fail("the stream ended")
+
+
+async def test_a_look_that_fails_is_made_again(online: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = PageFeed._look
+    failures = [AutoReconnect("the primary has changed"), AutoReconnect("there is none")]
+
+    async def shaky(self: PageFeed, all_followed: list[Any]) -> None:
+        if failures:
+            raise failures.pop()
+        await look(self, all_followed)
+
+    monkeypatch.setattr(PageFeed, "_look", shaky)
+    async with followed(online, await submitted(online)) as stream:
+        assert await stream.next() == [state("queued", 0)]
+    assert not failures
 
 
 async def test_a_job_that_is_gone_ends_its_stream(online: Gateway) -> None:

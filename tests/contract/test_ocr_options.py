@@ -46,6 +46,7 @@ async def test_each_option_is_stored_as_it_was_given(gateway: Gateway, way: str)
         "instruction": "locate",
         "term": "the signature",
         "searchable_pdf": True,
+        "resolution": "small",
     }
     assert await stored_options(gateway, await send(gateway, way, given)) == given
 
@@ -82,6 +83,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"instruction": "locate", "term": "x" * 1001}, "term"),
     ({"instruction": "summarise"}, "instruction"),
     ({"text": "yes"}, "text"),
+    ({"resolution": "huge"}, "resolution"),
     ({"searchable_pdf": "maybe"}, "searchable_pdf"),
 ]
 

@@ -29,15 +29,15 @@ from tests.documents import scanned_pdf
 from tests.system import System, kill
 
 VICTIMS = ("worker", "mongod", "tesseract")
-LEASE = 3.0
+LEASE = 5.0
 # What tells how it went, and not what was read.
 _HOW = ("duration", "tries")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """``pages``: what was read. ``begun``: how often a page was begun, over all of them. ``seconds``: from submit to end.
-    ``errors``: of its attempts."""
+    """``pages``: what was read. ``begun``: how often a page was begun, over all of them. ``errors``: of its attempts.
+    ``seconds``: from submit to end."""
 
     pages: list[dict[str, Any]]
     text: str

@@ -120,3 +120,17 @@ def bmp(
     start = 54 + len(palette) if offset is None else offset
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(body), 0, 0, 0, 0)
     return struct.pack("<2sIHHI", b"BM", 54 + len(palette) + len(body), 0, 0, start) + info + palette + body
+
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""The passes of an interlaced PNG: first column and row, steps (PNG specification, 8.2)."""
+
+
+def interlaced_png(width: int, height: int, pixels: bytes) -> bytes:
+    """An interlaced PNG of grey bytes."""
+    rows = b""
+    for left, top, across, down in ADAM7:
+        for y in range(top, height, down):
+            row = pixels[y * width + left : (y + 1) * width : across]
+            rows += b"\0" + row if row else b""
+    return png(png_header(width, height, interlaced=1), chunk(b"IDAT", zlib.compress(rows)))

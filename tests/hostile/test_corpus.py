@@ -9,8 +9,9 @@ import pytest
 
 from tests.documents import encoded
 from tests.hostile.case import Case, largest_child, outcome
-from tests.hostile.pdfs import PDFS
-from tests.hostile.pictures import PICTURES, marked, upright
+from tests.hostile.pdf_cases import PDFS
+from tests.hostile.picture_cases import PICTURES
+from tests.hostile.pictures import marked, upright
 
 SECONDS = 15
 MEMORY = 1_500_000_000

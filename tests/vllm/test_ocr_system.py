@@ -50,12 +50,13 @@ def model(system: System) -> dict[str, Any]:
     return dict(system.http.get("/admin/models/reader").json())
 
 
-def read(system: System, pages: int, written: str | None, **options: Any) -> dict[str, Any]:
-    """The job that has read a scan of so many pages, once it has ended."""
+def read(system: System, pages: int, written: str | None, times: int = 1, **options: Any) -> dict[str, Any]:
+    """The job that has read a scan of so many pages, once it has ended. ``written``, so many times, is what the model
+    is made to write of each."""
     scan = base64.b64encode(documents.scanned_pdf(pages)).decode()
     parts: list[dict[str, Any]] = [{"type": "file", "file": {"file_data": f"data:application/pdf;base64,{scan}"}}]
     if written is not None:
-        parts.append({"type": "text", "text": f"write:{written.encode().hex()}*1"})
+        parts.append({"type": "text", "text": f"write:{written.encode().hex()}*{times}"})
     body = {"model": "reader", "messages": [{"role": "user", "content": parts}], "options": options}
     response = system.http.post("/api/ocr", json=body, headers={"Cache-Control": "no-cache"})
     assert response.status_code == 202, response.text
@@ -87,11 +88,14 @@ def test_what_the_model_says_by_itself_has_the_right_shape_and_means_nothing(sys
 
 
 def test_a_model_that_comes_to_no_end_fails_its_pages_and_they_are_named(system: System) -> None:
-    job = read(system, 1, "The same line again and again.\n" * 60)
+    # Longer than what the engine's own guard sees.
+    again = "".join(f"Line {number} of what comes again.\n" for number in range(5))
+    job = read(system, 1, again, times=30)
     assert job["status"] == "failed", job
     page = system.http.get(f"/api/jobs/{job['request_id']}/pages/1").json()
     assert (page["status"], page["tries"], page["error"]["code"]) == ("failed", 2, "page_looped")
-    assert page["text"].startswith("The same line again")
+    assert page["text"].startswith("Line 0 of what comes again.")
+    assert page["text"].count("Line 4") == 1
 
 
 def test_a_document_may_ask_for_another_mode_and_the_engine_is_started_in_it(system: System) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ocr.document import Opened, PageBegun, PageEnded, ReadOptions, read_document
-from ocr.errors import OcrError
+from ocr.errors import OcrError, RecogniserCrashed
 from ocr.page import PageRecord, Reading
 from ocr.protocol import DecodeLimits, Page
 from ocr.tesseract import Tesseract
@@ -194,6 +194,24 @@ async def test_what_a_recogniser_raises_that_lies_in_no_page_ends_the_reading() 
     events = read_document(page_png(), "image/png", Broken(), PageTurns(1))
     with pytest.raises(LookupError, match="the engine is gone"):
         _ = [event async for event in events]
+
+
+async def test_a_recogniser_that_somebody_killed_reads_the_page_again_in_the_same_way() -> None:
+    tries: list[int] = []
+
+    class Struck:
+        name = "struck"
+
+        async def recognise(self, page: Page, attempt: int) -> Reading:
+            tries.append(attempt)
+            if len(tries) < 4:
+                raise RecogniserCrashed("It was ended.", signal="SIGSEGV" if len(tries) == 3 else "SIGKILL")
+            return Reading("text", "text")
+
+    events = [event async for event in read_document(page_png(), "image/png", Struck(), PageTurns(1))]
+    assert tries == [1, 1, 1, 2]
+    assert isinstance(events[-1], PageEnded)
+    assert (events[-1].record.status, events[-1].record.tries) == ("completed", 2)
 
 
 async def test_the_turns_bound_the_recognisers_of_all_documents_together(offspring: Offspring) -> None:

@@ -42,7 +42,8 @@ async def test_what_a_killed_process_left_is_removed_and_only_that(scratch: Path
     )
     assert victim.stdout is not None
     assert await victim.stdout.readline() == b"open\n"
-    (directory,) = scratch.iterdir()
+    (name,) = names(scratch)
+    directory = scratch / name
     assert directory.name.startswith(f"roundhouse-ocr-{victim.pid}-{started(victim.pid)}-")
     assert sweep_leftovers() == []
     victim.kill()

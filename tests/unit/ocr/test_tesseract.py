@@ -109,9 +109,12 @@ async def test_a_page_whose_reading_is_given_up_leaves_no_process_and_no_file(
 async def test_a_page_that_takes_too_much_processor_time_ends_in_a_timeout_that_may_be_tried_again(
     scratch: Path,
 ) -> None:
-    words = ["The foreman had a slate by the door."] * 150
+    page, _ = draw_page([" ".join(["The foreman had a slate by the door."] * 150)], dpi=150)
+    four = Image.new("L", (2 * page.width, 2 * page.height))
+    for corner in ((0, 0), (page.width, 0), (0, page.height), (page.width, page.height)):
+        four.paste(page, corner)
     with pytest.raises(RecogniserTimeout, match="Tesseract used up its processor time") as caught:
-        await reading(draw_page([" ".join(words)], dpi=150)[0], scratch, timeout=1)
+        await reading(four, scratch, timeout=1)
     assert not caught.value.permanent
 
 

@@ -92,6 +92,7 @@ async def at_work(settings: Settings, engine: Modal) -> AsyncIterator[tuple[Brok
     finally:
         engine.gate.set()
         worker.drain()
+        worker.drain()
         await running
         await broker.close()
 
