@@ -18,6 +18,7 @@ from ocr.page import Box
 from ocr.page_numbers import chosen
 from ocr.pdf import PdfDocument
 from ocr.pictures import PictureDocument, clamped, prepare_pillow, reduced_for_people
+from ocr.png import write_png
 from ocr.protocol import CROPS, Embedded, Job, Refusal, crop_path, embedded_path, page_path, preview_path
 
 FRAMES = 10_000
@@ -46,9 +47,7 @@ def write_page(job: Job, source: PageSource, number: int) -> dict[str, Any]:
     path = page_path(job.directory, number)
     with room_for(job, number):
         page, dpi = clamped(*source.draw(number), job.limits)
-        resolution = {"dpi": (dpi, dpi)} if dpi else {}
-        # Level 1: the file lives for seconds, and level 6 would take longer than drawing the page did.
-        page.save(path, "PNG", compress_level=1, **resolution)
+        write_png(page, path, dpi)
         reduced_for_people(page).save(preview_path(path), "JPEG", quality=PREVIEW_QUALITY)
         embedded = None if job.text == "ocr" else source.text(number, page, dpi)
         if embedded is not None:

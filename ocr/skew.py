@@ -18,6 +18,8 @@ SMALLEST = 0.25
 """Tesseract does not mind less; from 1 degree on it loses lines of Arabic and Hindi, from 2 on of any language."""
 CLEARER = 1.1
 """How much clearer the rows must be than on the page as it lies: a photograph has no angle."""
+DENSE = 8
+"""Mean level of the ink, of 255: pages of text have 8 to 20 in their densest third, a page with one line has 1."""
 PAPER_NOISE = 40
 """Grey levels by which paper differs from itself."""
 
@@ -56,7 +58,20 @@ def straightened(page: Image.Image, angle: float) -> Image.Image:
         return page
     paper = _paper(page.convert("L"))
     fill = paper if page.mode == "L" else (paper,) * len(page.getbands())
-    return page.rotate(angle, Image.Resampling.BICUBIC, fillcolor=fill)
+    return page.rotate(angle, Image.Resampling.BILINEAR, fillcolor=fill)
+
+
+def telling_part(page: Image.Image) -> Image.Image:
+    """The third of a grey page, from side to side, with the most ink, where that is as much as of dense text: enough
+    for finding out how the page lies. Else the whole page."""
+    ink = _ink(page, COARSE_SIDE)
+    rows = ink.resize((1, ink.height), Image.Resampling.BOX).tobytes()
+    part = ink.height // 3
+    inks, top = max((sum(rows[top : top + part]), -top) for top in range(ink.height - part + 1))
+    if inks < DENSE * part:
+        return page
+    top = -top * page.height // ink.height
+    return page.crop((0, top, page.width, top + page.height // 3))
 
 
 def _paper(grey: Image.Image) -> int:

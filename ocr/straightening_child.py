@@ -1,17 +1,19 @@
 """Prepares a page's picture for Tesseract: ``python -m ocr.straightening_child PARENT PAGE STRAIGHT SMALL``.
 
-Writes STRAIGHT, the page in grey without skew, only where it had some, and SMALL, the same at half the resolution, only
-where the page is large. Prints the angle in degrees counter-clockwise by which it was turned, and what SMALL is reduced
-by.
+Writes STRAIGHT, the page in grey without skew, only where it had some, and SMALL, a part of it at half the resolution,
+only where the page is large. Prints the angle in degrees counter-clockwise by which the page was turned, and by what
+SMALL was reduced.
 """
 
 import sys
+from pathlib import Path
 
 from PIL import Image
 
 from ocr.limits import allow_cpu, die_with_parent, limit_process
+from ocr.png import write_png
 from ocr.protocol import MEBIBYTE
-from ocr.skew import skew_of, straightened
+from ocr.skew import skew_of, straightened, telling_part
 
 MEMORY = 1024 * MEBIBYTE
 OUTPUT = 256 * MEBIBYTE
@@ -31,12 +33,11 @@ def main() -> None:
         page = file.convert("L")
     angle = skew_of(page)
     page = straightened(page, angle)
-    # The files live for seconds: packing them, and unpacking them again, takes longer than writing them whole.
     if angle:
-        page.save(straight_path, "PNG", compress_level=0)
+        write_png(page, Path(straight_path))
     reduction = 2 if max(page.size) >= WORTH_REDUCING else 1
     if reduction > 1:
-        page.reduce(reduction).save(small_path, "PNG", compress_level=0)
+        write_png(telling_part(page).reduce(reduction), Path(small_path))
     print(angle, reduction)
 
 

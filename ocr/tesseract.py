@@ -48,6 +48,8 @@ SCRIPTS: Mapping[str, tuple[str, ...]] = {
 """Script as Tesseract's OSD names it → the languages, of those installed, that read it. The first leads: a word that it
 reads well is not given to the others. So English comes last, which reads è as e and ö as o and is sure of it, while the
 others read English: in this order, pages in German and French have a fifth of the wrong letters."""
+EITHER_WAY = ("Han", "Japanese", "Hiragana", "Katakana", "Korean", "Hangul")
+"""Scripts whose lines may run down the page."""
 DEFAULT_SCRIPT = "Latin"
 SURE_OF_ORIENTATION = 1.5
 """Below it OSD guesses: six letters in noise lay on their side with 0.2, one line of English stands upright with 1.8 to
@@ -69,7 +71,7 @@ class Sheet:
 
     path: Path
     for_orientation: Path
-    """Smaller: a page's orientation shows at half its resolution too, in two thirds of the time."""
+    """Smaller: a page's orientation shows in a part of it too, at half its resolution, in half the time."""
     dpi: int | None
     dpi_for_orientation: int | None
     angle: float = 0.0
@@ -232,10 +234,12 @@ def languages_for(script: str, installed: Collection[str]) -> tuple[str, ...]:
 
 def layout(orientation: Orientation | None, attempt: int) -> tuple[str, ...]:
     """The options that say how Tesseract finds the parts of the page."""
-    # Mode 1 finds the orientation once more, for itself, and needs no margin to follow it when OSD was sure: with its
-    # usual one it reads a short page upside down. Where OSD was not, mode 3 does without. Modes 4 and 6, one column and
-    # one block, find no orientation.
-    if orientation is not None and (attempt == 1 or orientation.rotation != 0):
+    # Mode 1 finds the orientation once more, for itself, which takes a sixth of the reading, and then does what mode 3
+    # does: of use for a page that has to be turned, and for a script whose lines mode 3 takes for vertical ones (one in
+    # ten letters of a page in Chinese was wrong). It needs no margin to follow it when OSD was sure: with its usual one
+    # it reads a short page upside down. Modes 4 and 6, one column and one block, find no orientation.
+    turned = orientation is not None and orientation.rotation != 0
+    if turned or (orientation is not None and attempt == 1 and orientation.script in EITHER_WAY):
         return ("--psm", "1", "-c", "min_orientation_margin=0")
     return ("--psm", {1: "3", 2: "4"}.get(attempt, "6"))
 

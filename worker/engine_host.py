@@ -19,7 +19,7 @@ from broker.measurements import Measurement
 from broker.registry import ModelState
 from worker.engine_condition import NOT_LOADED, Condition, examine
 from worker.engine_state import LOADED, EngineState, Lifecycle
-from worker.engines.base import Engine, Loadable
+from worker.engines.base import Engine, Loadable, Modal
 from worker.gpus import HOST
 from worker.reconciler import Actual
 
@@ -51,14 +51,6 @@ class Bounded(Protocol):
 
     max_concurrent: int
     """Of the next start."""
-
-
-@runtime_checkable
-class Modal(Protocol):
-    """An engine that reads documents in one of several resolution modes."""
-
-    resolution: str | None
-    """Of the next start; None: the usual one."""
 
 
 class Listener(Protocol):

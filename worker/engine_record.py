@@ -108,3 +108,9 @@ class EngineRecord:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
         return bool(members)
+
+
+def recorded_pids(record: Path) -> list[int]:
+    """Of the processes of the engine that is recorded there."""
+    found = EngineRecord.read(record)
+    return [] if found is None else [process.pid for process in found.members()]

@@ -5,17 +5,18 @@ and starts its engine anew in another mode when that is what waits and nothing e
 too long.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, get_args
 
 from pymongo.errors import PyMongoError
 
 from broker.broker import Broker
 from broker.desired import Desired
 from broker.registry import Worker
-from config import VllmSettings
+from config import Resolution, VllmSettings
 from worker.engine_state import EngineState
+from worker.engines.base import Engine, Modal
 
 # Seconds for which one of several workers that could take another mode is let go first.
 TURN = 3.0
@@ -34,6 +35,7 @@ class Host(Protocol):
     """An engine on this worker, see ``worker.engine_host``."""
 
     name: str
+    engine: Engine
 
     @property
     def state(self) -> EngineState: ...
@@ -78,19 +80,25 @@ class Modes:
         self._chosen: dict[str, str] = {}
         self._usual: dict[str, str] = {}
         self._versions: dict[str, int] = {}
+        self._known: dict[str, Collection[str]] = {}
 
     def accepted(self, model: str) -> Sequence[str | None] | None:
-        """The modes that jobs may ask for which are to be claimed, None of those that ask for none; None: any job."""
+        """The modes that jobs may ask for which are to be claimed, None of those that ask for none; None: any job.
+
+        Those that ask for a mode that the model does not know are claimed, too: they are told so.
+        """
         if model not in self._chosen:
             return None
-        mode = self._chosen[model]
-        return [mode, None] if mode == self._usual[model] else [mode]
+        mode, unknown = self._chosen[model], set(get_args(Resolution)).difference(self._known[model])
+        return [mode, *unknown, *([None] if mode == self._usual[model] else [])]
 
     async def desired(self, host: Host, desired: Desired) -> Desired:
         """What is desired, with the mode that the engine is to be in, where it has modes."""
         settings = self._broker.models[host.name]
-        if not isinstance(settings, VllmSettings) or settings.task != "ocr":
+        engine = host.engine
+        if not isinstance(settings, VllmSettings) or not isinstance(engine, Modal) or not engine.modes:
             return desired
+        self._known[host.name] = engine.modes
         usual = self._usual[host.name] = usual_mode(settings, desired)
         if self._versions.get(host.name) != desired.version:  # an operator's word goes before what was chosen for jobs
             self._versions[host.name] = desired.version
@@ -105,6 +113,8 @@ class Modes:
             asked = await self._broker.lanes.resolutions(model)
             waiting: dict[str, Waiting] = {}
             for mode, seconds in asked.items():
+                if mode is not None and mode not in self._known[model]:
+                    continue
                 known = waiting.get(mode or usual, Waiting(0.0))
                 waiting[mode or usual] = Waiting(max(known.longest, seconds))
             if not waiting.keys() - {current}:

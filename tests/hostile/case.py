@@ -140,8 +140,3 @@ def resident(pid: str) -> int:
 def children_cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def largest_child() -> int:
-    """The most memory in bytes that any one process that this one has waited for ever had."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import cache
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -32,12 +33,21 @@ def inserted(data: bytes, *extra: bytes) -> bytes:
     return data[:33] + b"".join(extra) + data[33:]
 
 
+@cache
+def inflating(block: bytes, count: int, before: bytes = b"") -> bytes:
+    """`before` and then `count` times the block, deflated, without that anybody has to deflate it all."""
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    head = squeeze.compress(before) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    part = squeeze.compress(block) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    check = zlib.adler32(before)
+    for _ in range(count):
+        check = zlib.adler32(block, check)
+    return b"\x78\xda" + head + part * count + b"\x03\0" + check.to_bytes(4, "big")
+
+
 def zeros(size: int) -> bytes:
-    """So many zero bytes, deflated (about a thousandth)."""
-    squeeze = zlib.compressobj(9)
-    block = bytes(1 << 20)
-    whole, rest = divmod(size, len(block))
-    return b"".join(squeeze.compress(block) for _ in range(whole)) + squeeze.compress(bytes(rest)) + squeeze.flush()
+    """At least so many zero bytes, in steps of 2 to the power of 20, deflated to a thousandth."""
+    return inflating(bytes(1 << 20), -(-size // (1 << 20)))
 
 
 Tag = tuple[int, int, int | Sequence[int]]

@@ -115,7 +115,8 @@ def tiled(width: int, height: int, tile: int) -> bytes:
 
 
 def deflated_tiff(width: int, height: int) -> bytes:
-    body = zeros(width * height)
+    """A TIFF of zeros; one that is larger than 1 GB has less of them than it says."""
+    body = zeros(min(width * height, 1 << 30))
     return tiff_of(grey_tags(width, height, len(body), compression=8), body)
 
 

@@ -1,6 +1,6 @@
 """The protocol of an engine: what runs a model, whatever runs behind it."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -108,3 +108,15 @@ class Reader(Protocol):
 
     async def recogniser(self, request: Request) -> Recogniser:
         """What reads the pages of one document. Raises EngineError and its kind, ``ocr.errors.OcrError``."""
+
+
+@runtime_checkable
+class Modal(Protocol):
+    """An engine that may read documents in one of several resolution modes, which is chosen at its start."""
+
+    resolution: str | None
+    """Of the next start; None: the usual one."""
+
+    @property
+    def modes(self) -> Collection[str]:
+        """Those that it knows; none where its model has none, or is not there."""

@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 
 from broker.cancellation import cancel_all
-from broker.errors import EngineDied, EngineError, EngineNotRunning, EngineStalled, EngineUnavailable
+from broker.errors import EngineDied, EngineError, EngineInputError, EngineNotRunning, EngineStalled, EngineUnavailable
 from broker.mongodset import Polls
 from broker.registry import DeviceState
 from config import VllmSettings
 from config.vllm import gpu_count, on_ray, utilization
 from ocr.turns import PageTurns
 from worker.engine_process import RECORD, EngineProcess, remove_start_directory, socket_in, start_directory
-from worker.engine_record import EngineRecord
+from worker.engine_record import recorded_pids
 from worker.engines.base import Chunk, Footprint, Request
 from worker.engines.openai import Upstream
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
@@ -63,6 +63,7 @@ class VllmEngine:
         self.max_concurrent = settings.max_concurrent
         """Of the next start; operators may have changed it since the configuration was read."""
         self.resolution: str | None = None
+        self._modes: tuple[str, ...] | None = None
         """Of the next start: the mode of a DeepSeek-OCR; None: the configured one."""
         self.turns = PageTurns(settings.max_concurrent)
         self.gpu_count = 1
@@ -133,7 +134,7 @@ class VllmEngine:
         self._upstream = upstream = Upstream(f"The vLLM of {self._name}", f"{URL}/v1", http)
         self._process = process = self._program(model, gpus, directory)
         try:
-            self._holding = await asyncio.to_thread(Holding, self._hardware, uuids, lambda: _members(record))
+            self._holding = await asyncio.to_thread(Holding, self._hardware, uuids, lambda: recorded_pids(record))
             await process.start()
             await process.until_ready(self.on_phase, self._settings.start_timeout)
             examination = Examination(self._name, http, self._patience.move)
@@ -166,6 +167,13 @@ class VllmEngine:
 
     def _family(self, model: Path) -> Family | None:
         return family(model) if self._settings.task == "ocr" else None
+
+    @property
+    def modes(self) -> Collection[str]:
+        if self._modes is None and (model := weights(self._settings, self._name, self._home)) is not None:
+            reads = self._family(model)
+            self._modes = () if reads is None else reads.modes
+        return self._modes or ()
 
     def _check_mode(self, model: Path) -> None:
         reads = self._family(model)
@@ -242,7 +250,11 @@ class VllmEngine:
         return self._chat(self._served(request), request.payload)
 
     async def recogniser(self, request: Request) -> VisionRecogniser:
-        """Raises EngineNotRunning. Its pages fail as `run` does."""
+        """Raises EngineNotRunning, and EngineInputError ``resolution_unsupported``. Its pages fail as `run` does."""
+        asked = request.payload.get("options", {}).get("resolution")
+        if asked is not None and asked not in self.modes:
+            known = " and ".join(self.modes) or "no modes to choose from"
+            raise EngineInputError(f"{self._name} has {known}, not {asked}.", code="resolution_unsupported")
         if self._vision is None:
             raise EngineNotRunning(f"The vLLM of {self._name} does not run.")
         chat = partial(self._chat, self._served(request))
@@ -384,12 +396,6 @@ class VllmEngine:
 def _sockets(directory: Path) -> dict[str, str]:
     """Where vLLM's processes talk to each other: what a killed one leaves behind goes with the directory."""
     return {"VLLM_RPC_BASE_PATH": str(directory)}
-
-
-def _members(record: Path) -> list[int]:
-    """Pids of the engine that is recorded there."""
-    found = EngineRecord.read(record)
-    return [] if found is None else [process.pid for process in found.members()]
 
 
 def _gib(size: int) -> str:

@@ -197,8 +197,9 @@ async def test_a_second_and_a_third_try_read_the_page_in_other_ways(scratch: Pat
 
 def test_tries_differ_except_for_a_page_that_has_to_be_turned() -> None:
     upright, turned = Orientation("Latin", 0), Orientation("Latin", 180)
-    assert [layout(upright, attempt)[1] for attempt in (1, 2, 3, 4)] == ["1", "4", "6", "6"]
+    assert [layout(upright, attempt)[1] for attempt in (1, 2, 3, 4)] == ["3", "4", "6", "6"]
     assert [layout(None, attempt)[1] for attempt in (1, 2, 3)] == ["3", "4", "6"]
+    assert [layout(Orientation("Han", 0), attempt)[1] for attempt in (1, 2, 3)] == ["1", "4", "6"]
     assert {layout(turned, attempt) for attempt in (1, 2, 3)} == {("--psm", "1", "-c", "min_orientation_margin=0")}
 
 

@@ -11,12 +11,14 @@ from bson import ObjectId
 from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.broker import Broker
+from broker.errors import EngineInputError
 from broker.job import Job, NewJob
 from config import Settings
 from tests.conditions import eventually
 from tests.deployments import default_config, make_settings
 from tests.unit.worker.readers import Scripted, pages
 from tests.unit.worker.workers import ended
+from worker.engines.base import Request
 from worker.modes import Waiting, next_mode
 from worker.worker import Worker, new_identity
 
@@ -58,6 +60,7 @@ class Modal(Scripted):
     """Notes in which mode it was started, and what it read in which."""
 
     resolution: str | None = None
+    modes = ("tiny", "base", "large")
 
     def __init__(self) -> None:
         super().__init__(self._read)
@@ -67,6 +70,12 @@ class Modal(Scripted):
 
     async def start(self) -> None:
         self.starts.append(self.resolution)
+
+    async def recogniser(self, request: Request) -> Scripted.Pages:
+        asked = request.payload["options"].get("resolution")
+        if asked not in (None, *self.modes):
+            raise EngineInputError(f"There is no {asked} here.", code="resolution_unsupported")
+        return await super().recogniser(request)
 
     async def _read(self, number: int, attempt: int) -> str:
         await self.gate.wait()
@@ -112,6 +121,14 @@ async def test_each_job_is_read_in_the_mode_that_it_asks_for_or_the_usual_one(se
             assert job.result is not None, job.error
             assert job.result["text"] == f"in {expected}"
     assert engine.starts == ["base", "tiny", "base"]
+
+
+async def test_a_job_that_asks_for_a_mode_that_the_model_does_not_know_is_told_so(settings: Settings) -> None:
+    engine = Modal()
+    async with at_work(settings, engine) as (broker, _):
+        job = await ended(broker, await sent(broker, "gundam"))
+    assert (job.error or {})["code"] == "resolution_unsupported"
+    assert engine.starts == ["base"]
 
 
 async def test_a_job_of_another_mode_waits_until_those_of_the_present_one_are_done(settings: Settings) -> None:
