@@ -18,7 +18,7 @@ import pytest
 
 REPO = Path(__file__).parents[2]
 TOOLS = (
-    "awk bash cat chmod cp df dirname env flock grep id mkdir mktemp mv printf readlink rm sed sha256sum "
+    "awk bash cat chmod cp df dirname env find flock grep id mkdir mktemp mv printf readlink rm sed sha256sum "
     "sleep tail touch true uname"
 ).split()
 
@@ -50,9 +50,13 @@ class Machine:
         path.chmod(0o755)
 
     def documents(self) -> None:
-        """Tesseract, poppler and mongod are there."""
-        for name in ("tesseract", "pdftoppm", "mongod"):
+        """Tesseract with the languages of the tests, their fonts, poppler and mongod are there."""
+        for name in ("pdftoppm", "mongod"):
             self.program(name, "exit 0")
+        self.program("tesseract", "printf '%s\\n' 'List of languages' eng osd deu fra rus ara hin chi_sim")
+        (self.base / ".fonts").mkdir()
+        for font in ("NotoSansDevanagari-Regular.ttf", "NotoSansCJK-Regular.ttc"):
+            (self.base / ".fonts" / font).touch()
 
     def python(self, pip: str = "") -> None:
         """A Python that makes virtual environments of itself. ``pip`` is bash for what its pip does."""
