@@ -47,6 +47,13 @@ class FileStore:
             raise FileMissing(f"The file {file_id} is not in the store.") from None
         return data
 
+    async def size(self, file_id: ObjectId) -> int:
+        """In bytes. Raises FileMissing."""
+        file = await self._files.find_one({"_id": file_id}, {"length": 1})
+        if file is None:
+            raise FileMissing(f"The file {file_id} is not in the store.")
+        return int(file["length"])
+
     async def chunks(self, file_id: ObjectId) -> AsyncGenerator[bytes, None]:
         """As ``get``, of CHUNK_SIZE bytes at most each: for files that are only passed on."""
         try:

@@ -159,7 +159,12 @@ def answered_document(new: NewJob, model: ModelSettings, origin: Job) -> dict[st
     """A job that ends as it comes, with the result and the pages of ``origin``."""
     document = new_document(new, model)
     del document["lane"]
-    shared = {"result": origin.result, "result_file": origin.result_file, "files": origin.files}
+    shared = {
+        "result": origin.result,
+        "result_file": origin.result_file,
+        "files": origin.files,
+        "progress": origin.progress,
+    }
     return {
         **document,
         **{key: value for key, value in shared.items() if value},

@@ -145,15 +145,15 @@ class PageFeed:
 
 
 def _may_have_moved(followed: _Followed, document: Document | None) -> bool:
-    """Whether pages may have been begun or ended since the last look: some are only while the job is processed."""
+    """Whether pages may have been begun or ended since the last look: some are only while the job is processed.
+
+    Of a turn that came and went since then, which is not counted as an attempt, its progress tells.
+    """
     known = followed.standing
     if document is None or known is None:
         return document is not None
-    status = Status(document["status"])
-    return Status.PROCESSING in (status, known.status) or (status, document["attempts"]) != (
-        known.status,
-        known.attempts,
-    )
+    now = (Status(document["status"]), document["attempts"], document.get("progress"))
+    return Status.PROCESSING in (now[0], known.status) or now != (known.status, known.attempts, known.progress)
 
 
 def _ended(standing: Standing | None) -> list[int]:

@@ -4,6 +4,7 @@ Of the ends of a page the first that is stored stands, whichever attempt wrote i
 that page, and what clients have seen of it does not change any more. So these writes need no fence.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
+from broker.barrier import Barrier
 from broker.database import Database
 from broker.files import FileStore
 from broker.job import Document
@@ -21,6 +23,10 @@ ENDED = ("completed", "blank", "failed")
 # Pages of a job that is not there are swept when they are so old: by then it would have been submitted.
 GRACE = timedelta(hours=1)
 _BATCH = 500
+# Whole pages that are held in memory.
+_AT_ONCE = 20
+# Seconds.
+_MOMENT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +60,38 @@ class Pages:
         self._light = database.pages_light
         self._jobs = database.jobs
         self._files = files
+        self._barrier = Barrier(database)
 
     async def states(self, job: ObjectId) -> list[PageState]:
         """Of the pages that were begun, ascending."""
-        found = self._pages.find({"job": job}, {"_id": 0, "number": 1, "state": 1, "starts": 1}).sort("number", 1)
-        return [PageState(page["number"], page["state"], page.get("starts", 0)) async for page in found]
+        fields = {"_id": 0, "number": 1, "state": 1, "starts": 1}
+        found = await self._barrier.read(lambda: self._pages.find({"job": job}, fields).sort("number", 1).to_list())
+        return [PageState(page["number"], page["state"], page.get("starts", 0)) for page in found]
 
     async def get(self, job: ObjectId, number: int) -> StoredPage | None:
         """None where the page has not come to its end."""
-        page = await self._pages.find_one({"job": job, "number": number, "state": {"$in": ENDED}})
+        ended = {"job": job, "number": number, "state": {"$in": ENDED}}
+        page = await self._barrier.read(lambda: self._pages.find_one(ended))
         return None if page is None else _stored(page)
 
     async def each(self, job: ObjectId) -> AsyncGenerator[StoredPage, None]:
-        """The pages that have come to their end, ascending."""
-        async with self._pages.find({"job": job, "state": {"$in": ENDED}}).sort("number", 1) as found:
-            async for page in found:
+        """The pages that have come to their end, ascending, for whom they may come as slowly as he likes: the database
+        drops a cursor that is not used for ten minutes, so none is kept open."""
+        last = 0
+        while batch := await self._ended_after(job, last):
+            for page in batch:
                 yield _stored(page)
+            last = batch[-1]["number"]
+
+    async def _ended_after(self, job: ObjectId, number: int) -> list[Document]:
+        wanted = {"job": job, "number": {"$gt": number}, "state": {"$in": ENDED}}
+        return await self._pages.find(wanted).sort("number", 1).limit(_AT_ONCE).to_list()
 
     async def summaries(self, job: ObjectId) -> list[StoredPage]:
         """The same without what is large and needed for a page alone: blocks and markdown."""
-        found = self._pages.find({"job": job, "state": {"$in": ENDED}}, {"record.blocks": 0, "record.markdown": 0})
-        return [_stored(page) async for page in found.sort("number", 1)]
+        ended, light = {"job": job, "state": {"$in": ENDED}}, {"record.blocks": 0, "record.markdown": 0}
+        found = await self._barrier.read(lambda: self._pages.find(ended, light).sort("number", 1).to_list())
+        return [_stored(page) for page in found]
 
     async def begin(self, job: ObjectId, number: int, worker: str) -> None:
         """``w:1``: a mark that is lost means that the page may be begun once more than it would be."""
@@ -84,20 +101,31 @@ class Pages:
         except DuplicateKeyError:
             """Another attempt has ended the page meanwhile."""
 
+    async def take_back(self, job: ObjectId, numbers: Iterable[int]) -> None:
+        """Begun pages that nobody is to hold against them that they did not end. ``w:1``, as ``begin``."""
+        theirs = {"job": job, "number": {"$in": list(numbers)}, "state": PROCESSING, "starts": {"$gt": 0}}
+        await self._light.update_many(theirs, {"$inc": {"starts": -1}})
+
     async def end(self, job: ObjectId, number: int, record: Mapping[str, Any], files: Mapping[str, ObjectId]) -> bool:
         """Stores the end of a page for good; ``record["status"]`` is one of ENDED. False where it had one already: then
         ``files`` are deleted. May be repeated."""
         ended = {"state": record["status"], "record": dict(record), "files": dict(files)}
-        try:
-            await self._pages.update_one(_open(job, number), {"$set": ended, "$currentDate": {"at": True}}, upsert=True)
-        except DuplicateKeyError:
-            stands = await self.get(job, number)
-            if stands is None or stands.files == files:
-                return stands is not None
-            for file_id in files.values():
-                await self._files.delete(file_id)
-            return False
-        return True
+        update = {"$set": ended, "$currentDate": {"at": True}}
+        while True:
+            try:
+                await self._pages.update_one(_open(job, number), update, upsert=True)
+                return True
+            except DuplicateKeyError:
+                """Another attempt has begun or ended it in this moment."""
+            if stands := await self.get(job, number):
+                break
+            # Its end has no majority yet, or it was only begun: then the next write finds it open.
+            await asyncio.sleep(_MOMENT)
+        if stands.files == files:
+            return True
+        for file_id in files.values():
+            await self._files.delete(file_id)
+        return False
 
     async def delete(self, jobs: Iterable[ObjectId]) -> None:
         """The pages of those jobs, and their files."""

@@ -16,7 +16,9 @@ from gateway.page_ranges import Ranges
 from gateway.page_schemas import EndEvent, PageEvent, ProgressEvent, StateEvent
 
 # Characters of an id; there are more of them only where thousands of pages ended with a gap after each.
-LONGEST = 50_000
+LONGEST = 8_000
+# Pages that were begun and have not ended; engines have far fewer places.
+MOST_BEGUN = 1_000
 _ID = re.compile(r"([a-z]+)\.([0-9]{1,9});([0-9]{1,9})/([0-9]{1,9}|\?);([0-9,-]*);([0-9,-]*)(;end)?")
 
 
@@ -46,15 +48,16 @@ class Known:
             return cls()
         status, attempts, done, total, ended, begun, over = found.groups()
         try:
-            pages = [page_ranges.parse(part, LONGEST) if part else () for part in (ended, begun)]
+            told, open_ = [page_ranges.parse(part, LONGEST) if part else () for part in (ended, begun)]
         except ValueError:
             return cls()
+        if sum(last - first + 1 for first, last in open_) > MOST_BEGUN:
+            return cls()  # forged: numbering them would take long
         return cls(
             None if status == "none" else (status, int(attempts)),
             (int(done), None if total == "?" else int(total)),
-            pages[0],
-            # Not what a forged id makes of it: so many are never read at once.
-            frozenset(number for first, last in pages[1] if last - first < 1000 for number in range(first, last + 1)),
+            told,
+            frozenset(number for first, last in open_ for number in range(first, last + 1)),
             over is not None,
         )
 

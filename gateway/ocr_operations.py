@@ -36,9 +36,9 @@ OCR_OPERATIONS: Operations = {
             "Only of a job that is completed. A page that could not be read is marked with why in each format, and a "
             "blank one is there too. `json`: the pages with their blocks. `markdown`: each page under a comment with "
             "its number; figures are referred to as `files/NAME`, which is where they are from here. `text`: pages are "
-            "separated by form feeds. `html`: one document with its figures inside, of which nothing can run. `zip`: "
-            "all of these, with the figures and the pictures of the pages. `pdf`: the searchable PDF, if one was asked "
-            "for. With `overlay`: the picture of a page with the boxes of its blocks drawn over it, also while others "
+            "separated by form feeds. `html`: one document of which nothing can run, with up to 2 MB of each page's "
+            "figures inside; what is beyond that is referred to as in markdown. `zip`: all of these, with the figures "
+            "and the pictures of the pages. `pdf`: the searchable PDF, if one was asked for. With `overlay`: the picture of a page with the boxes of its blocks drawn over it, also while others "
             "are still being read."
         ),
         parameters=(

@@ -157,7 +157,8 @@ class ReadingOptions(Payload):
 
 
 class OcrOptions(ReadingOptions):
-    """How a document is to be read. What an engine has no use for it ignores."""
+    """How a document is to be read. What an engine has no use for it ignores, but for `searchable_pdf`: a job that asks
+    for one of an engine that makes none fails with the code `task_unsupported`."""
 
     languages: Languages | None = None
     """Tesseract's names, e.g. `["deu", "eng"]` or `"deu+eng"`; unset: chosen for each page by its script."""

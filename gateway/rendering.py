@@ -21,8 +21,8 @@ FOLDER = "files/"
 PAGE_BREAK = "\f"
 """Between the pages of a plain text: a form feed, as ``pdftotext`` writes it."""
 
-# Characters of markdown beyond which a page is shown as it is: no page has so much, and parsing it would take long.
-LONGEST = 60_000
+# Characters of markdown beyond which a page is shown as it is: hardly any has so much, and parsing may take long.
+LONGEST = 20_000
 
 Record = Mapping[str, Any]
 Picture = Callable[[str], str | None]
@@ -41,8 +41,8 @@ _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode(
 _RULES = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'"
 # In the document itself, which may be kept as a file with its figures beside it.
 _OWN_POLICY = f"{_RULES}; img-src 'self' data: file:"
-POLICY = f"{_RULES}; img-src data:; frame-ancestors 'none'; sandbox"
-"""The Content-Security-Policy of a document with its figures inside."""
+POLICY = f"{_RULES}; img-src data: 'self'; frame-ancestors 'none'; sandbox"
+"""The Content-Security-Policy of a document with its figures inside, but for large ones, which are linked."""
 
 _TAGS = frozenset(
     "a b blockquote br caption code col colgroup dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins li ol p pre s "

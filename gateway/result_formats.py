@@ -20,6 +20,8 @@ from gateway.page_schemas import Block, DocumentHead, FailedPage, Figure, Page, 
 from gateway.schemas import JobError
 
 SEARCHABLE_PDF = "searchable.pdf"
+# Bytes of a page's figures that are written into the page's HTML; it is held in memory with them.
+MOST_EMBEDDED = 2 * 1024 * 1024
 MEDIA_TYPES: Mapping[str, str] = {
     "json": "application/json",
     "markdown": "text/markdown; charset=utf-8",
@@ -115,7 +117,8 @@ class Document:
                 separator = rendering.PAGE_BREAK
 
     async def html(self, *, embed: bool) -> Chunks:
-        """``embed``: with its figures inside, else they are beside it in ``rendering.FOLDER``."""
+        """``embed``: with up to MOST_EMBEDDED of each page's figures inside. Others are beside it, in
+        ``rendering.FOLDER``."""
         yield rendering.html_head(self.title()).encode()
         async with self._pages() as pages:
             async for page in pages:
@@ -124,10 +127,15 @@ class Document:
         yield rendering.HTML_END.encode()
 
     async def _embedded(self, page: StoredPage) -> dict[str, str]:
-        """The page's figures as data: URLs."""
+        """Where the page's figures are: in data: URLs, as far as there is room, or in files."""
         named = {name: page.files[name] for name in page.record["figures"] if name in page.files}
-        data = {name: base64.b64encode(await self.store.get(file_id)).decode() for name, file_id in named.items()}
-        return {name: f"data:image/png;base64,{encoded}" for name, encoded in data.items()}
+        found, room = {}, MOST_EMBEDDED
+        for name, file_id in named.items():
+            found[name] = in_folder(name)
+            if (size := await self.store.size(file_id)) <= room:
+                room -= size
+                found[name] = f"data:image/png;base64,{base64.b64encode(await self.store.get(file_id)).decode()}"
+        return found
 
     async def zip(self) -> Chunks:
         """All formats, with the files that they refer to."""

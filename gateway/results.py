@@ -10,7 +10,7 @@ from bson import ObjectId
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from broker.broker import Broker
 from broker.job import Job
@@ -26,6 +26,7 @@ from gateway.views import file_link
 
 # Seconds after which to ask again for what is being made.
 _SOON = 1
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _NUMBER = re.compile(r"[1-9][0-9]{0,6}")
 _PAGE_FILE = re.compile(r"page-0*([1-9][0-9]{0,6})[-.][a-z0-9.-]{1,40}")
 _FILE_TYPES = {"jpg": "image/jpeg", "png": "image/png", "pdf": "application/pdf"}
@@ -39,9 +40,18 @@ _HEADERS = {
 
 
 class Streamed(StreamingResponse):
-    """Leaves its source closed, also where the client goes away."""
+    """Leaves its source closed, also where the client goes away. HEAD is answered without making what GET would get."""
 
     body_iterator: Chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
+            return await super().__call__(scope, receive, send)
+        async with aclosing(self.body_iterator):
+            # A generator that was never begun would not close its own source.
+            await anext(self.body_iterator, b"")
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body"})
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self.body_iterator):
@@ -120,13 +130,21 @@ async def _document(broker: Broker, document: Document, wanted: str) -> Response
             headers["Content-Security-Policy"] = rendering.POLICY
         case "zip":
             chunks = document.zip()
-            headers["Content-Disposition"] = f'attachment; filename="{job.id}.zip"'
+            headers |= _kept_as("attachment", f"{job.id}.zip")
         case _:
             if SEARCHABLE_PDF not in job.files:
                 raise Problem("no_searchable_pdf", _how_to_get_one(job))
             chunks = broker.files.chunks(job.files[SEARCHABLE_PDF])
-            headers["Content-Disposition"] = f'attachment; filename="{job.id}.pdf"'
+            headers |= _kept_as("attachment", f"{job.id}.pdf") | await _length(broker, job.files[SEARCHABLE_PDF])
     return Streamed(await _begun(chunks), headers=headers, media_type=MEDIA_TYPES[wanted])
+
+
+def _kept_as(disposition: str, name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'{disposition}; filename="{_UNSAFE.sub("_", name)}"'}
+
+
+async def _length(broker: Broker, file_id: ObjectId) -> dict[str, str]:
+    return {"Content-Length": str(await broker.files.size(file_id))}
 
 
 def _how_to_get_one(job: Job) -> str:
@@ -187,7 +205,9 @@ async def get_file(request: Request) -> Response:
     if file_id is None:
         raise Problem("file_not_found", f"Job {job.id} has no file of that name.")
     media_type = _FILE_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
-    return Streamed(await _begun(broker.files.chunks(file_id)), headers=_HEADERS, media_type=media_type)
+    disposition = "inline" if media_type.startswith("image/") else "attachment"
+    headers = _HEADERS | _kept_as(disposition, name) | await _length(broker, file_id)
+    return Streamed(await _begun(broker.files.chunks(file_id)), headers=headers, media_type=media_type)
 
 
 async def _file_id(broker: Broker, job: Job, name: str) -> ObjectId | None:

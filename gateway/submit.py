@@ -53,9 +53,9 @@ async def submit_ocr(request: Request) -> Response:
     if earlier := await _earlier(arrival, idempotency):
         return await _replayed(arrival, earlier)
     model, workers = await _model(arrival, "ocr", submission.model)
-    new = _with_fingerprint(gateway, _new_job(arrival, "ocr", model, payload, idempotency), submission.document)
+    new = await _with_fingerprint(gateway, _new_job(arrival, "ocr", model, payload, idempotency), submission.document)
     if not no_cache(request) and (answered := await _read_before(gateway, new)):
-        return await _reply(arrival, answered, workers)
+        return await (_reply(arrival, answered, workers) if answered.id == new.id else _replayed(arrival, answered))
     if not await gateway.broker.queue.has_room(model):
         raise gateway.broker.queue.full(model)
     file = await gateway.broker.files.put(new.id, submission.document, submission.media_type, submission.filename)
@@ -66,8 +66,11 @@ async def submit_ocr(request: Request) -> Response:
         raise
 
 
-def _with_fingerprint(gateway: Context, new: NewJob, document: bytes) -> NewJob:
+async def _with_fingerprint(gateway: Context, new: NewJob, document: bytes) -> NewJob:
     entry = gateway.settings.models[new.model].model_dump(mode="json", exclude=_HOW_IT_RUNS)
+    # Only models that have modes have one set; operators' choice goes before it.
+    if "resolution" in entry and new.payload["options"].get("resolution") is None:
+        entry["resolution"] = (await gateway.broker.desired.one(new.model)).resolution or entry["resolution"]
     return replace(new, fingerprint=fingerprint(document, new.model, entry, new.payload))
 
 

@@ -35,8 +35,10 @@ from ocr.scratch import sweep_leftovers as sweep_leftovers
 MEDIA_TYPES = frozenset({"application/pdf", "image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff"})
 GRACE = 5.0
 """Seconds that the child may take, beyond the limit that it watches itself, to say so."""
-EMBEDDED_FILE = 32 * MEBIBYTE
-"""What the file with a page's embedded text measures at most; its text has at most 2 MB."""
+EMBEDDED_FILE = 12 * MEBIBYTE
+"""What the file with a page's embedded text measures at most, with as many characters and blocks as that may have."""
+CROPPED = 48 * MEBIBYTE
+"""What the files of all parts that are cropped of a page measure at most."""
 
 
 class PageDecoder:
@@ -119,10 +121,12 @@ class PageDecoder:
             embedded = await asyncio.to_thread(read_embedded, embedded_path(path)) if carried else None
             return Page(path=path, embedded=embedded, **answer)
 
-    async def crop(self, number: int, boxes: Sequence[Box]) -> list[bytes]:
+    async def crop(self, number: int, boxes: Sequence[Box]) -> list[bytes | None]:
         """Cut parts, as PNG files, out of a page that has been drawn and whose file still lies there.
 
-        What of a box lies outside of the page is left out; a part has at least one pixel. Raises as `page`.
+        What of a box lies outside of the page is left out; a part has at least one pixel, and at most `CROP_SIDE` on
+        its longer side. None stands for a part that is one too many: they may take as much as the page, be `CROPS`, and
+        have `CROPPED_PIXELS`. Raises as `page`.
         """
         if not boxes:
             return []
@@ -132,7 +136,7 @@ class PageDecoder:
         async with self._turn:
             await self._ask({"crop": number, "boxes": [list(box) for box in boxes]}, number)
             parts = [crop_path(path, index) for index in range(1, len(boxes) + 1)]
-            return await asyncio.to_thread(lambda: [taken(part, self._limits.file_size) for part in parts])
+            return await asyncio.to_thread(taken_parts, parts)
 
     async def __aiter__(self) -> AsyncIterator[Page]:
         for number in self.numbers:
@@ -184,6 +188,17 @@ def taken(path: Path, most: int) -> bytes:
         raise DecoderCrashed(f"The document's decoder left no proper file {path.name}.")
     path.unlink()
     return content
+
+
+def taken_parts(paths: Sequence[Path]) -> list[bytes | None]:
+    """What the files hold, None for one that is not there."""
+    parts: list[bytes | None] = []
+    left = CROPPED
+    for path in paths:
+        part = taken(path, left) if os.path.lexists(path) else None
+        left -= len(part or b"")
+        parts.append(part)
+    return parts
 
 
 def read_embedded(path: Path) -> Embedded:

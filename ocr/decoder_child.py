@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,18 @@ from ocr.page_numbers import chosen
 from ocr.pdf import PdfDocument
 from ocr.pictures import PictureDocument, clamped, prepare_pillow, reduced_for_people
 from ocr.png import write_png
-from ocr.protocol import CROPS, Embedded, Job, Refusal, crop_path, embedded_path, page_path, preview_path
+from ocr.protocol import (
+    CROP_SIDE,
+    CROPPED_PIXELS,
+    CROPS,
+    Embedded,
+    Job,
+    Refusal,
+    crop_path,
+    embedded_path,
+    page_path,
+    preview_path,
+)
 
 FRAMES = 10_000
 """A picture with more frames is refused even where only some are asked for: they are found one by one."""
@@ -59,18 +70,30 @@ def write_page(job: Job, source: PageSource, number: int) -> dict[str, Any]:
 
 
 def write_crops(job: Job, number: int, boxes: Sequence[Box]) -> dict[str, Any]:
-    """Write the parts of a page that was drawn before into files of their own, in the order of `boxes`."""
+    """Write the parts of a page that was drawn before into files of their own, those that are not too many."""
     path = page_path(job.directory, number)
     with room_for(job, number), Image.open(path, formats=("PNG",)) as page:
-        area = sum(max(0, right - left) * max(0, bottom - top) for left, top, right, bottom in boxes)
-        if len(boxes) > CROPS or area > 4 * page.width * page.height:
-            message = f"Of page {number} more is to be cropped than a page holds."
-            raise Refusal("document_too_large", message, page=number)
-        for index, (left, top, right, bottom) in enumerate(boxes, start=1):
-            left, top = min(max(0, left), page.width - 1), min(max(0, top), page.height - 1)
-            inside = (left, top, min(max(left + 1, right), page.width), min(max(top + 1, bottom), page.height))
-            page.crop(inside).save(crop_path(path, index), "PNG", compress_level=1)
-    return {"crops": len(boxes)}
+        chosen_boxes = fitting(boxes, page.width, page.height)
+        for index, box in chosen_boxes.items():
+            part = clamped(page.crop(box), None, replace(job.limits, page_side=CROP_SIDE))[0]
+            part.save(crop_path(path, index), "PNG")
+    return {"crops": len(chosen_boxes)}
+
+
+def fitting(boxes: Sequence[Box], width: int, height: int) -> dict[int, Box]:
+    """The boxes by their numbers (from 1), cut at the page's edges: the first of them that together take no more than
+    the page, nor more than `CROPPED_PIXELS` once they are reduced."""
+    chosen_boxes: dict[int, Box] = {}
+    area, pixels = width * height, CROPPED_PIXELS
+    for index, (left, top, right, bottom) in enumerate(boxes, start=1):
+        left, top = min(max(0, left), width - 1), min(max(0, top), height - 1)
+        right, bottom = min(max(left + 1, right), width), min(max(top + 1, bottom), height)
+        size = (right - left) * (bottom - top)
+        reduced = int(size * min(1.0, CROP_SIDE / max(right - left, bottom - top)) ** 2)
+        if len(chosen_boxes) < CROPS and size <= area and reduced <= pixels:
+            chosen_boxes[index] = (left, top, right, bottom)
+            area, pixels = area - size, pixels - reduced
+    return chosen_boxes
 
 
 @contextmanager

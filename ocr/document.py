@@ -1,26 +1,25 @@
 """The whole path of a document: bytes → pages → recogniser → one record for each page, as it is done."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Literal, TypeAlias, TypeVar
 
-from ocr.decoder import PageDecoder
+from ocr.decoder import PageDecoder, taken
 from ocr.errors import (
     DecoderCrashed,
     DecodeTimeout,
     DocumentError,
     DocumentTooLarge,
     OcrError,
-    RecogniserCrashed,
-    RecogniserError,
-    RecogniserTimeout,
 )
 from ocr.page import FIGURE, PageRecord, PageStatus, Reading, Source, figure_name, image_name, pdf_name
-from ocr.protocol import DecodeLimits, Embedded, Page
+from ocr.protocol import MEBIBYTE, DecodeLimits, Embedded, Page
 from ocr.recogniser import Recogniser
+from ocr.tries import TryOptions, try_page
 from ocr.turns import PageTurns
 
 T = TypeVar("T")
@@ -30,6 +29,8 @@ SUSPECT = 2
 # Processor seconds for a page once a page of the same document has used up a decoder: whole documents of such pages
 # would keep a worker busy for hours.
 SECOND_CHANCE = 3.0
+# Bytes.
+MOST_OF_A_PREVIEW = 16 * MEBIBYTE
 _DEATHS = (DecodeTimeout, DecoderCrashed, DocumentTooLarge)
 
 
@@ -41,12 +42,7 @@ class ReadOptions:
     """The pages that are wanted, like ``1-3,7``; None: all."""
     text: Literal["auto", "ocr", "embedded"] = "auto"
     """Whether the text that a PDF carries is used: where it is sound, never, always."""
-    page_timeout: float = 300.0
-    """Wall-clock seconds for one try of one page, from the moment at which it is its turn."""
-    page_retries: int = 3
-    """Further tries of a page that could not be read."""
-    keep_blank: bool = False
-    """Whether the recogniser is given blank pages too, as it is where it makes a PDF of what it is given."""
+    tries: TryOptions = field(default_factory=TryOptions)
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
 
@@ -137,6 +133,7 @@ class _Reading:
         self._paused = paused
         self._decoder: PageDecoder
         self._deaths = 0
+        self._broken = False
 
     async def open(self) -> None:
         options = self._options
@@ -146,13 +143,14 @@ class _Reading:
 
     async def read(self, numbers: Sequence[int], side_by_side: int) -> AsyncGenerator[Event, None]:
         """The events of those pages, at most `side_by_side` of which are recognised at once."""
-        events: _Events = asyncio.Queue(maxsize=1)
+        events: _Events = asyncio.Queue()
         drawn: _Drawn = asyncio.Queue(maxsize=1)
         readers = max(1, min(side_by_side, len(numbers)))
         work = asyncio.create_task(self._work(numbers, readers, drawn, events))
         try:
             while (event := await events.get()) is not None:
                 yield event
+                events.task_done()
             await work
         finally:
             work.cancel()
@@ -174,7 +172,8 @@ class _Reading:
         except BaseExceptionGroup as failures:
             # Of pages that fail together one error is reported, as if they had been read one by one.
             failure = failures.exceptions[0]
-        await events.put(None)
+        # Behind the pages that have been read meanwhile, which count.
+        events.put_nowait(None)
         if failure is not None:
             raise failure
 
@@ -188,29 +187,35 @@ class _Reading:
         for number in numbers:
             if self._paused():
                 break
+            if self._broken:
+                await self._open_anew()
             began = monotonic()
             try:
                 page = await self._decoder.page(number)
             except OcrError as error:
+                events.put_nowait(PageBegun(number))
                 if not error.permanent:
                     raise
-                await events.put(PageBegun(number))
-                await events.put(PageEnded(_not_drawn(number, error, monotonic() - began), {}))
-                await self._open_anew(error)
+                events.put_nowait(PageEnded(_not_drawn(number, error, monotonic() - began), {}))
+                await self._count_death(error)
             else:
                 await drawn.put((self._decoder, page))
         for _ in range(readers):
             await drawn.put(None)
 
-    async def _open_anew(self, error: OcrError) -> None:
-        """A decoder that has died is of no more use. Raises `error` where it was not the first."""
-        if not isinstance(error, _DEATHS):
-            return
-        self._deaths += 1
-        if self._deaths > 1:
-            raise error
-        self._limits = replace(self._limits, cpu_seconds=min(SECOND_CHANCE, self._limits.cpu_seconds))
+    async def _count_death(self, error: OcrError) -> None:
+        """Raises `error` where it was not the first that a page of the document has caused."""
+        if isinstance(error, _DEATHS):
+            self._deaths += 1
+            if self._deaths > 1:
+                raise error
+            self._limits = replace(self._limits, cpu_seconds=min(SECOND_CHANCE, self._limits.cpu_seconds))
+            await self._open_anew()
+
+    async def _open_anew(self) -> None:
+        """A decoder that has died is of no more use."""
         await self.open()
+        self._broken = False
 
     async def _recognise(self, drawn: _Drawn, events: _Events) -> None:
         while item := await drawn.get():
@@ -218,23 +223,24 @@ class _Reading:
             async with self._turns.take(self):
                 if self._paused():
                     continue
-                await events.put(PageBegun(page.number))
+                events.put_nowait(PageBegun(page.number))
                 ended = await self._ended(decoder, page)
             page.path.unlink(missing_ok=True)
-            page.preview.unlink(missing_ok=True)
-            await events.put(ended)
+            events.put_nowait(ended)
+            # No further page before what has been read is kept: a database that is away does not fill the memory.
+            await events.join()
 
     async def _ended(self, decoder: PageDecoder, page: Page) -> PageEnded:
         began = monotonic()
         record = PageRecord(page.number, PageStatus.COMPLETED, page.width, page.height)
-        files = {image_name(page.number): page.preview.read_bytes()}
-        if page.blank and not self._options.keep_blank:
+        files = {image_name(page.number): taken(page.preview, MOST_OF_A_PREVIEW)}
+        if page.blank:
             return PageEnded(replace(record, status=PageStatus.BLANK), files)
         if (embedded := self._embedded(page)) is not None:
             return PageEnded(_from_embedded(record, embedded), files)
-        record, reading = await self._try(page, record)
+        record, reading = await try_page(self._recogniser, page, record, self._options.tries)
         if reading is not None:
-            record, figures = await _with_figures(record.with_reading(reading), decoder, page)
+            record, figures = await self._with_figures(record.with_reading(reading), decoder, page)
             files |= figures
             if reading.pdf is not None:
                 files[pdf_name(page.number)] = reading.pdf
@@ -246,59 +252,31 @@ class _Reading:
             return page.embedded or Embedded("", "", (), False, ("The page carries no text.",))
         return page.embedded if page.embedded is not None and page.embedded.sound else None
 
-    async def _try(self, page: Page, record: PageRecord) -> tuple[PageRecord, Reading | None]:
-        """The page by the first try that succeeds; else its best partial reading."""
-        record = replace(record, engine=self._recogniser.name)
-        best: Reading | None = None
-        attempt, interruptions = 1, 0
-        while attempt <= self._options.page_retries + 1:
-            record = replace(record, tries=attempt)
-            try:
-                reading = await _limited(self._recogniser.recognise(page, attempt), page, self._options)
-                return replace(record, error=None), reading
-            except RecogniserError as error:
-                best = max(best, error.partial, key=_worth)
-                record = replace(record, error={"code": error.code, "message": error.message})
-                if error.permanent:
-                    break
-                if _killed(error) and interruptions < self._options.page_retries:
-                    interruptions += 1  # the page is not to blame, and is read again in the same way
-                else:
-                    attempt += 1
-        return replace(record, status=PageStatus.FAILED), best
+    async def _with_figures(
+        self, record: PageRecord, decoder: PageDecoder, page: Page
+    ) -> tuple[PageRecord, dict[str, bytes]]:
+        """The record with the names of its figures, and their files."""
+        figures = enumerate((block.bbox for block in record.blocks if block.type == FIGURE), start=1)
+        boxes = {figure_name(page.number, index): box for index, box in figures if box is not None}
+        if not boxes:
+            return record, {}
+        try:
+            cut = dict(zip(boxes, await decoder.crop(page.number, list(boxes.values())), strict=True))
+        except DocumentError as error:
+            self._broken |= decoder is self._decoder and isinstance(error, _DEATHS)
+            return without_figures(record, list(boxes), f"The figures could not be cut out: {error.message}"), {}
+        files = {name: picture for name, picture in cut.items() if picture is not None}
+        record = replace(record, figures=tuple(files))
+        if left_out := [name for name in cut if name not in files]:
+            record = without_figures(record, left_out, f"{len(left_out)} figures are too many or too large to be kept.")
+        return record, files
 
 
-async def _with_figures(record: PageRecord, decoder: PageDecoder, page: Page) -> tuple[PageRecord, dict[str, bytes]]:
-    """The record with the names of its figures, and their files."""
-    figures = enumerate((block.bbox for block in record.blocks if block.type == FIGURE), start=1)
-    boxes = {figure_name(page.number, index): box for index, box in figures if box is not None}
-    if not boxes:
-        return record, {}
-    try:
-        pictures = await decoder.crop(page.number, list(boxes.values()))
-    except DocumentError as error:
-        warning = f"The figures could not be cut out: {error.message}"
-        return replace(record, warnings=(*record.warnings, warning)), {}
-    return replace(record, figures=tuple(boxes)), dict(zip(boxes, pictures, strict=True))
-
-
-async def _limited(work: Awaitable[T], page: Page, options: ReadOptions) -> T:
-    limit = options.page_timeout
-    try:
-        async with asyncio.timeout(limit):
-            return await work
-    except TimeoutError:
-        message = f"Page {page.number} was not read within {limit:g} s."
-        raise RecogniserTimeout(message, page=page.number, limit=limit) from None
-
-
-def _killed(error: RecogniserError) -> bool:
-    """Whether somebody else ended the recogniser: the kernel, short of memory, or an operator."""
-    return isinstance(error, RecogniserCrashed) and error.details.get("signal") in ("SIGKILL", "SIGTERM")
-
-
-def _worth(reading: Reading | None) -> int:
-    return -1 if reading is None else len(reading.text)
+def without_figures(record: PageRecord, names: Sequence[str], why: str) -> PageRecord:
+    """The record with no reference to figures of those names, and a warning."""
+    references = "|".join(re.escape(name) for name in names)
+    markdown = re.sub(rf"!\[[^\]\n]*\]\(({references})\)", "", record.markdown)
+    return replace(record, markdown=markdown, warnings=(*record.warnings, why))
 
 
 def _not_drawn(number: int, error: OcrError, duration: float) -> PageRecord:

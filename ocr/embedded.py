@@ -21,8 +21,10 @@ from ocr.protocol import Embedded
 
 TOKEN = re.compile(r"<(block|line)\b[^>]*>|<word ([^>]*)>(.*?)</word>", re.DOTALL)
 SIDES = re.compile(r'xMin="([^"]*)" yMin="([^"]*)" xMax="([^"]*)" yMax="([^"]*)"')
-MOST_TEXT = 2_000_000
-"""Characters of one page; what comes after them is left out."""
+MOST_TEXT = 200_000
+"""Characters of one page; what comes after them is left out. A full one has 20,000."""
+MOST_BLOCKS = 5_000
+"""Of one page, as MOST_TEXT."""
 TITLE = 1.3
 """A block of lines that are so much higher than most is a title."""
 UNKNOWN = 0.02
@@ -91,6 +93,9 @@ def parsed(said: str, scale: float, width: int, height: int) -> Layout:
     """What ``pdftotext -bbox-layout`` wrote of one page; `scale` is in pixels a point, the page in pixels."""
     layout = Layout()
     for token in TOKEN.finditer(said):
+        if token[1] == "block" and len(layout.blocks) == MOST_BLOCKS:
+            layout.cut = True
+            break
         if token[1] == "block" or (token[1] == "line" and not layout.blocks):
             layout.blocks.append([])
         if token[1] == "line":
@@ -182,7 +187,7 @@ def doubts_of(layout: Layout, marks: Marks, around_it: Surroundings) -> Iterator
     if uncovered > UNCOVERED:
         yield f"Of what is drawn on the page {uncovered:.0%} is not in its text."
     if layout.cut:
-        yield f"The page has more than {MOST_TEXT:,} characters; the rest is left out."
+        yield f"The page has more than {MOST_TEXT:,} characters or {MOST_BLOCKS:,} blocks; the rest is left out."
 
 
 def unnamed(character: str) -> bool:

@@ -256,7 +256,8 @@ class _Assembly:
         # What was looked for may be at several places; a paragraph in two columns is one.
         apart = self._refs is Refs.TEXTS and len(part.boxes) > 1
         boxes = part.boxes if apart else [_around(part.boxes)]
-        self._blocks += [Block(part.kind, text, box) for box in boxes]
+        # Once: of a thousand places the text would fill the memory.
+        self._blocks += [Block(part.kind, "" if index else text, box) for index, box in enumerate(boxes)]
 
     def _figure(self, part: _Part) -> None:
         room = MAX_FIGURES - self._figures

@@ -16,7 +16,7 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,
 _FENCE = re.compile(r"[ \t]{0,3}(?:```|~~~)[^`\n]{0,80}$")
 _HEADING = re.compile(r"\A[ ]{0,3}#{1,6}[ \t]+")
 _QUOTE = re.compile(r"\A[ ]{0,3}>[ ]?")
-_TABLE_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)+$")
+_RULE, _RULE_OR_NOTHING = re.compile(":?-+:?"), re.compile(":?-*:?")
 _LINK = re.compile(r"!?\[([^\[\]\n]{0,2000})\]\([^()\n]{0,2000}\)")
 _BOLD = re.compile(r"\*\*(?=[^\s*])([^*\n]{1,2000})(?<!\s)\*\*")
 _ITALIC = re.compile(r"(?<![\w*\\])\*(?=[^\s*])([^*\n]{1,2000})(?<![\s*\\])\*(?![\w*])")
@@ -30,6 +30,12 @@ def plain_text(markdown: str) -> str:
     text = "\n".join(_lines(_without_tags(markdown).split("\n")))
     text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     return _GAPS.sub("\n\n", text).strip()
+
+
+def well_formed(text: str) -> str:
+    """The text with its lone surrogates, which JSON may name and nothing can store, replaced. Two that make up a
+    character are that character."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _without_tags(text: str) -> str:
@@ -50,7 +56,7 @@ def _lines(lines: list[str]) -> Iterator[str]:
             fenced = not fenced
         elif fenced:
             yield line
-        elif not (line.count("|") and _TABLE_RULE.match(line)):
+        elif not _is_table_rule(line):
             yield _line(line).rstrip()
 
 
@@ -61,6 +67,13 @@ def _line(line: str) -> str:
     for pattern in (_LINK, _BOLD, _ITALIC, _CODE, _ESCAPE):
         line = pattern.sub(r"\1", line)
     return line
+
+
+def _is_table_rule(line: str) -> bool:
+    """What parts a table's head from its rows in markdown."""
+    cells = [cell.strip(" \t") for cell in line.split("|")]
+    first, *others = cells if cells[0] else cells[1:] or cells
+    return bool(others and _RULE.fullmatch(first) and all(map(_RULE_OR_NOTHING.fullmatch, others)))
 
 
 def _is_row(line: str) -> bool:

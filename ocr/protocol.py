@@ -3,7 +3,7 @@
 The child is started with a `Job`. It answers once with ``{"pages": n}``. To each ``{"page": n}`` (n from 1, any
 order) it answers with a `Page` without its path and `Embedded`, which lies in a file beside the page's if
 ``"embedded"`` is true; to ``{"crop": n, "boxes": [[left, top, right, bottom], …]}`` with ``{"crops": k}``, the number
-of files. Any answer may be a `Refusal` instead: after a refused opening the child ends, after a refused page it waits
+of files: there is none for a part that was one too many. Any answer may be a `Refusal` instead: after a refused opening the child ends, after a refused page it waits
 for the next request. It ends when its stdin does.
 
 This module and all that the child imports stay light: they are loaded anew for each document.
@@ -22,6 +22,10 @@ MEBIBYTE = 1024 * 1024
 PREVIEW_SIDE = 1_600
 CROPS = 200
 """So many parts of one page are cropped at most."""
+CROP_SIDE = 1_600
+"""A part is reduced to so many pixels on its longer side."""
+CROPPED_PIXELS = 12_000_000
+"""Of all parts of a page, as they were reduced."""
 OUT_OF_MEMORY = ("ut of memory", "bad_alloc", "MemoryError", "Bogus memory allocation")
 
 

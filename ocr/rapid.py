@@ -46,6 +46,7 @@ class RapidOcr:
     out."""
 
     name = "rapidocr"
+    page_side: int | None = None
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()

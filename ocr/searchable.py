@@ -6,15 +6,19 @@ straightened picture: readers of PDF files find no phrase that runs over slantin
 """
 
 import asyncio
+import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
+import ocr
 from ocr import limits
 from ocr.errors import DocumentTooLarge, OcrError, ToolMissing
-from ocr.process import child
+from ocr.process import child, python_arguments
 from ocr.protocol import MEBIBYTE
 from ocr.scratch import scratch_directory
 
@@ -23,6 +27,7 @@ OUTPUT = 2048 * MEBIBYTE
 CPU_SECONDS = 300
 AT_ONCE = 40
 """Files that pdfunite opens at a time: it may open 64 in all."""
+PICTURES = "pictures.json"
 _PAGE = re.compile(rb"\n(\d+) 0 obj\s*<<(\s*/Type\s*/Page\b.*?)>>\s*endobj", re.DOTALL)
 _BOX = re.compile(rb"/MediaBox\s*\[\s*0\s+0\s+([\d.]+)\s+([\d.]+)\s*\]")
 _CONTENTS = re.compile(rb"/Contents\s+(\d+) 0 R")
@@ -83,15 +88,33 @@ def _updated(file: bytes, objects: Mapping[int, bytes], size: int, root: bytes, 
     return bytes(out)
 
 
-async def joined(pages: Sequence[bytes]) -> bytes:
-    """One PDF of those pages, in that order. Raises `ToolMissing`, `DocumentTooLarge` or another `OcrError`."""
-    if len(pages) == 1:
-        return pages[0]
+@dataclass(frozen=True)
+class TextLayer:
+    """A page as a PDF of its own, with its text: a `Reading.pdf`."""
+
+    pdf: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A page without text: its JPEG, and its size: only how wide it is to its height counts."""
+
+    jpeg: bytes = field(repr=False)
+    width: int
+    height: int
+
+
+Part: TypeAlias = TextLayer | Picture
+
+
+async def joined(parts: AsyncIterable[Part]) -> bytes:
+    """One PDF of those pages, at least one, in that order. The parts lie on disk, and only the whole is in memory.
+
+    Raises `ToolMissing`, `DocumentTooLarge` or another `OcrError`, and ValueError where there is no part."""
     with scratch_directory() as directory:
-        files = []
-        for number, page in enumerate(pages, start=1):
-            files.append(directory / f"0-{number:06}.pdf")
-            await asyncio.to_thread(files[-1].write_bytes, page)
+        files = await _written(parts, directory)
+        if not files:
+            raise ValueError("There is no page of which a PDF could be made.")
         level = 0
         while len(files) > 1:
             level += 1
@@ -102,18 +125,44 @@ async def joined(pages: Sequence[bytes]) -> bytes:
         return await asyncio.to_thread(files[0].read_bytes)
 
 
+async def _written(parts: AsyncIterable[Part], directory: Path) -> list[Path]:
+    """A PDF of one page for each part."""
+    files: list[Path] = []
+    pictures: list[dict[str, str | int]] = []
+    async for part in parts:
+        file = directory / f"0-{len(files) + 1:06}.pdf"
+        files.append(file)
+        match part:
+            case TextLayer(pdf):
+                await asyncio.to_thread(file.write_bytes, pdf)
+            case Picture(jpeg, width, height):
+                picture = file.with_suffix(".jpg")
+                await asyncio.to_thread(picture.write_bytes, jpeg)
+                pictures.append({"jpeg": picture.name, "pdf": file.name, "width": width, "height": height})
+    if pictures:
+        (directory / PICTURES).write_text(json.dumps(pictures), encoding="utf-8")
+        arguments = ("-m", "ocr.searchable_pictures_child", str(os.getpid()), str(directory))
+        root = str(Path(ocr.__file__).parents[1])
+        await _run(python_arguments(*arguments), directory, "the program that makes pages of pictures", PYTHONPATH=root)
+    return files
+
+
 async def _united(files: Sequence[Path], output: Path) -> Path:
     """The output, in which the files' pages are; the files are removed."""
     numbers = map(str, (os.getpid(), MEMORY, CPU_SECONDS, OUTPUT))
     launcher = [sys.executable, "-I", "-S", limits.__file__, *numbers]
-    async with child([*launcher, "pdfunite", *map(str, files), str(output)], str(output.parent), talk=False) as running:
-        status = await running.ended()
-    if status == limits.COMMAND_NOT_FOUND:
-        raise ToolMissing("pdfunite is not on PATH: install poppler-utils.", tool="pdfunite")
-    if status != 0:
-        kind = DocumentTooLarge if status < 0 else OcrError
-        message = f"The searchable pages could not be joined: pdfunite ended with status {status}."
-        raise kind(message, status=status, stderr=running.stderr)
+    await _run([*launcher, "pdfunite", *map(str, files), str(output)], output.parent, "pdfunite")
     for file in files:
         file.unlink()
     return output
+
+
+async def _run(command: Sequence[str], directory: Path, program: str, **environment: str) -> None:
+    async with child(command, str(directory), talk=False, **environment) as running:
+        status = await running.ended()
+    if status == limits.COMMAND_NOT_FOUND:
+        raise ToolMissing(f"{program} is not on PATH: install poppler-utils.", tool=program)
+    if status != 0:
+        kind = DocumentTooLarge if status < 0 else OcrError
+        message = f"The searchable pages could not be joined: {program} ended with status {status}."
+        raise kind(message, status=status, stderr=running.stderr)

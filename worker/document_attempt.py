@@ -1,25 +1,28 @@
 """One attempt at a document: goes on where the last one stopped, and keeps each page that comes to its end."""
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from bson import ObjectId
+import bson
 from pymongo.errors import PyMongoError
 
 from broker.broker import Broker
-from broker.errors import AttemptTimeout, EngineError, EngineInputError
+from broker.errors import AttemptTimeout, EngineDied, EngineError, EngineInputError, EngineNotRunning
 from broker.job import Job
 from broker.pages import StoredPage
 from config import ReaderSettings
 from ocr.document import Event, Opened, PageBegun, PageEnded, ReadOptions, read_document
-from ocr.errors import RecogniserTimeout
-from ocr.page import PageRecord, PageStatus, pdf_name
+from ocr.errors import OcrError, RecogniserTimeout
+from ocr.page import PageRecord, PageStatus, image_name, pdf_name
 from ocr.protocol import DecodeLimits
-from ocr.searchable import joined
+from ocr.recogniser import Recogniser
+from ocr.searchable import Picture, TextLayer, joined
+from ocr.tries import TryOptions
 from worker.engines.base import Engine, Reader, Request, Result
 from worker.persist import persist
 
@@ -30,6 +33,11 @@ log = logging.getLogger(__name__)
 # So many pages of a document are read before it makes room for others that wait, or twice what is read at once.
 SLICE = 8
 SEARCHABLE = "searchable.pdf"
+# Bytes of a page's record; MongoDB takes 16 MiB.
+MOST_OF_A_PAGE = 12 * 2**20
+# Characters of a page, and of the text of a job's result: beyond it, it is found page by page.
+MOST_TEXT = 1_000_000
+MOST_IN_RESULT = 10_000_000
 # What of a page's record the result of the job has. The rest, which may be large, is looked up page by page.
 _IN_RESULT = (
     "number", "status", "text", "width", "height", "rotation", "languages", "confidence", "engine", "mode", "source",
@@ -72,6 +80,7 @@ class DocumentAttempt:
         self._others = others
         self._others_wait = False
         self._numbers: tuple[int, ...] = ()
+        self._begun: set[int] = set()
         self._ended: dict[int, str] = {}
         self._read = 0
 
@@ -88,17 +97,27 @@ class DocumentAttempt:
             stored.media_type,
             recogniser,
             self._engine.turns,
-            self._options(),
+            self._options(recogniser),
             ended=frozenset(self._ended),
             starts=starts,
             paused=self._paused,
         )
-        async with aclosing(reading) as events:
-            async for event in events:
-                await self._see(event)
+        await self._follow(reading)
         if not self._ended.keys() >= set(self._numbers):
             return Paused(for_others=not self._halted())
         return await self._result(stored.media_type, recogniser.name)
+
+    async def _follow(self, reading: AsyncGenerator[Event, None]) -> None:
+        try:
+            async with aclosing(reading) as events:
+                async for event in events:
+                    await self._see(event)
+        except BaseException as error:
+            if not isinstance(error, (EngineDied, OcrError)):
+                # Somebody has stopped it, or the engine is away: the pages under way have nothing to do with it.
+                begun = self._begun - self._ended.keys()
+                await self._best_effort(self._broker.pages.take_back(self._job.id, begun))
+            raise
 
     async def _see(self, event: Event) -> None:
         match event:
@@ -106,6 +125,7 @@ class DocumentAttempt:
                 self._numbers = numbers
                 await self._tell()
             case PageBegun(number):
+                self._begun.add(number)
                 await self._best_effort(self._broker.pages.begin(self._job.id, number, self._job.worker or ""))
                 return
             case PageEnded(record, files):
@@ -115,15 +135,15 @@ class DocumentAttempt:
     def _paused(self) -> bool:
         return self._others_wait or self._halted()
 
-    def _options(self) -> ReadOptions:
-        searchable = bool(self._asked.get("searchable_pdf"))
+    def _options(self, recogniser: Recogniser) -> ReadOptions:
+        limits = DecodeLimits(dpi=self._settings.dpi, max_pages=self._settings.max_pages)
+        if recogniser.page_side is not None:
+            limits = replace(limits, page_side=recogniser.page_side)
         return ReadOptions(
             pages=self._asked.get("pages"),
-            text="ocr" if searchable else self._asked.get("text", "auto"),
-            page_timeout=self._job.timeout,
-            page_retries=self._settings.page_retries,
-            keep_blank=searchable,
-            limits=DecodeLimits(dpi=self._settings.dpi, max_pages=self._settings.max_pages),
+            text="ocr" if self._asked.get("searchable_pdf") else self._asked.get("text", "auto"),
+            tries=TryOptions(self._job.timeout, self._settings.page_retries, passes),
+            limits=limits,
         )
 
     async def _look_back(self) -> Mapping[int, int]:
@@ -141,10 +161,10 @@ class DocumentAttempt:
     async def _keep(self, record: PageRecord, files: Mapping[str, bytes]) -> None:
         """Stores a page's end for good, and tells of it."""
         job, pages = self._job, self._broker.pages
-        stored: dict[str, ObjectId] = {}
-        for name, data in files.items():
-            stored[name] = (await persist(partial(self._broker.files.put, job.id, data, _media_type(name), name))).id
-        await persist(lambda: pages.end(job.id, record.number, record.to_json(), stored))
+        puts = (persist(partial(self._broker.files.put, job.id, data, _media_type(n), n)) for n, data in files.items())
+        stored = {name: file.id for name, file in zip(files, await asyncio.gather(*puts), strict=True)}
+        fitting = fitted(record.to_json())
+        await persist(lambda: pages.end(job.id, record.number, fitting, stored))
         self._ended[record.number] = record.status.value
         self._read += 1
         self.gained = True
@@ -173,17 +193,61 @@ class DocumentAttempt:
             pages = await persist(lambda: self._broker.pages.summaries(self._job.id))
             raise too_many_failed([page.record for page in pages if page.state == PageStatus.FAILED], self._numbers)
 
-    async def _result(self, media_type: str, engine: str) -> Result:
+    async def _result(self, media_type: str, engine: str) -> Result | Paused:
         pages = await persist(lambda: self._broker.pages.summaries(self._job.id))
-        files = {SEARCHABLE: await self._searchable(pages)} if self._asked.get("searchable_pdf") else {}
+        if [page.number for page in pages] != list(self._numbers):
+            # A failover has taken back the end of a page that another attempt had only just written.
+            return Paused(for_others=False)
+        files = {}
+        if self._asked.get("searchable_pdf"):
+            whole = await joined(self._parts(pages))
+            stored = await persist(lambda: self._broker.files.put(self._job.id, whole, "application/pdf", SEARCHABLE))
+            files[SEARCHABLE] = stored.id
         return Result(result_of([page.record for page in pages], media_type, engine), files)
 
-    async def _searchable(self, pages: Sequence[StoredPage]) -> ObjectId:
-        files = [page.files[name] for page in pages if (name := pdf_name(page.number)) in page.files]
-        parts = [await persist(partial(self._broker.files.get, file_id)) for file_id in files]
-        whole = await joined(parts)
-        stored = await persist(lambda: self._broker.files.put(self._job.id, whole, "application/pdf", SEARCHABLE))
-        return stored.id
+    async def _parts(self, pages: Sequence[StoredPage]) -> AsyncGenerator[TextLayer | Picture, None]:
+        """The pages of the searchable PDF: where nothing was read, the picture alone, and where there is none, nothing
+        on a page of its own."""
+        for page in pages:
+            pdf, image = (page.files.get(name(page.number)) for name in (pdf_name, image_name))
+            if pdf is not None:
+                yield TextLayer(await persist(partial(self._broker.files.get, pdf)))
+            else:
+                picture = b"" if image is None else await persist(partial(self._broker.files.get, image))
+                yield Picture(picture, page.record["width"], page.record["height"])
+
+
+def passes(error: Exception) -> bool:
+    """Whether an engine's error will pass by itself: it is overloaded, or has broken an answer off."""
+    gone = isinstance(error, EngineNotRunning | EngineDied)
+    return isinstance(error, EngineError) and not error.permanent and not gone
+
+
+def fitted(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without what makes it too large for the database: first the words, then the blocks, then most text."""
+    for lighter in (_without_words, _without_blocks, _cut_short):
+        if len(bson.encode(record)) <= MOST_OF_A_PAGE:
+            break
+        record = lighter(record)
+    return record
+
+
+def _without_words(record: dict[str, Any]) -> dict[str, Any]:
+    blocks = [{**block, "words": []} for block in record["blocks"]]
+    return _warned({**record, "blocks": blocks}, "There are too many words to keep the place of each.")
+
+
+def _without_blocks(record: dict[str, Any]) -> dict[str, Any]:
+    return _warned({**record, "blocks": []}, "There are too many blocks to keep them.")
+
+
+def _cut_short(record: dict[str, Any]) -> dict[str, Any]:
+    short = {name: record[name][:MOST_TEXT] for name in ("text", "markdown")}
+    return _warned({**record, **short}, f"The text is cut after {MOST_TEXT:,} characters.")
+
+
+def _warned(record: dict[str, Any], warning: str) -> dict[str, Any]:
+    return {**record, "warnings": [*record["warnings"], warning]}
 
 
 def _never_ended(number: int, starts: int) -> PageRecord:
@@ -219,9 +283,14 @@ def too_many_failed(pages: Sequence[Mapping[str, Any]], numbers: Sequence[int]) 
 def result_of(pages: Sequence[Mapping[str, Any]], media_type: str, engine: str) -> dict[str, Any]:
     """The job's result, from the records of its pages, ascending."""
     failed = failures(pages)
+    told, room = [], MOST_IN_RESULT
+    for page in pages:
+        room -= len(page["text"])
+        entry = {name: page[name] for name in _IN_RESULT}
+        told.append(entry if room >= 0 else _warned({**entry, "text": ""}, "Its text is with the page alone."))
     return {
-        "text": "\n\n".join(page["text"] for page in pages if page["text"]),
-        "pages": [{name: page[name] for name in _IN_RESULT} for page in pages],
+        "text": "\n\n".join(page["text"] for page in told if page["text"]),
+        "pages": told,
         "engine": engine,
         "media_type": media_type,
         "partial": bool(failed),

@@ -105,6 +105,11 @@ class EngineHost:
         return self._life.state is EngineState.READY
 
     @property
+    def resolution(self) -> str | None:
+        """Of the Desired under which it was last started."""
+        return self._resolution
+
+    @property
     def busy(self) -> bool:
         return self._operation is not None and not self._operation.done()
 

@@ -116,6 +116,8 @@ class Fleet:
         if host.loadable is None:
             return host.told(known, None)
         told = host.told(known, self._need(host.name, host.loadable, known))
+        if host.state is not EngineState.STOPPED and (mode := self._modes.chosen(host.name)):
+            told = replace(told, resolution=mode)
         desired = (self._desired or {}).get(host.name, Desired(host.name))
         kept_away = desired.wanted in (Wanted.STOPPED, Wanted.SLEEPING)
         return replace(told, loadable=told.able and host.state is not EngineState.FAILED and not kept_away)

@@ -23,12 +23,18 @@ class Isolation:
         self._inside: set[Visit] = set()
         self._closed = False
         self._wanting_alone = 0
+        self.waiting = 0
+        """How many wait to be let in."""
         self._changed = asyncio.Event()
 
     @asynccontextmanager
     async def visit(self, *, alone: bool) -> AsyncIterator[Visit]:
         """Enters when it may; waits until then."""
-        await (self._until_empty() if alone else self._until_open())
+        self.waiting += 1
+        try:
+            await (self._until_empty() if alone else self._until_open())
+        finally:
+            self.waiting -= 1
         self._closed = alone
         visit = Visit()
         if self._inside:

@@ -7,6 +7,7 @@ too long.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Protocol, get_args
 
 from pymongo.errors import PyMongoError
@@ -20,8 +21,8 @@ from worker.engines.base import Engine, Modal
 
 # Seconds for which one of several workers that could take another mode is let go first.
 TURN = 3.0
-# In these another mode can be chosen. An engine that is under way is let come to rest first.
-_AT_REST = frozenset({EngineState.STOPPED, EngineState.READY})
+# While it changes its mode an engine goes through all of them; what is told of it is the mode that it will be in.
+_LOADED_OR_CHANGING = frozenset({"ready", "starting", "draining", "stopping"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class Host(Protocol):
     @property
     def state(self) -> EngineState: ...
 
+    @property
+    def resolution(self) -> str | None:
+        """That of its last start."""
+
 
 def next_mode(
     current: str,
@@ -48,26 +53,29 @@ def next_mode(
     busy: bool,
     elsewhere: frozenset[str],
     bound: float,
+    since: float = float("inf"),
     patience: float = 0.0,
 ) -> str:
     """The mode to be in.
 
     ``busy``: jobs run in the current one. ``elsewhere``: modes that other workers are in, who take what waits for them.
-    ``bound``: seconds after which those who wait for another mode go before those who wait for the current one.
-    ``patience``: seconds for which it is left to other workers to take another mode.
+    ``bound``: seconds after which those who wait for another mode go before those who wait for the current one, which
+    has so long a turn, too. ``since``: seconds for which the engine has been in it. ``patience``: seconds for which it
+    is left to other workers to take another mode.
     """
     others = {mode: jobs.longest for mode, jobs in waiting.items() if mode != current and mode not in elsewhere}
-    others = {mode: longest for mode, longest in others.items() if longest >= patience}
     if not others:
         return current
     first = max(others, key=lambda mode: others[mode])
     idle = not busy and current not in waiting
-    return first if idle or others[first] >= bound else current
+    waited, turn = others[first] - patience, since - patience
+    return first if (waited >= 0 if idle else min(waited, turn) >= bound) else current
 
 
-def usual_mode(settings: VllmSettings, desired: Desired) -> str:
-    """That of jobs that ask for none: the operators' last word, else the configured one."""
-    return desired.resolution or settings.resolution
+def usual_mode(settings: VllmSettings, desired: Desired, known: Collection[str]) -> str:
+    """That of jobs that ask for none: the operators' last word or the configured one, if the model knows it."""
+    wanted = [mode for mode in (desired.resolution, settings.resolution) if mode is not None and mode in known]
+    return wanted[0] if wanted else next(iter(known))
 
 
 class Modes:
@@ -79,8 +87,12 @@ class Modes:
         self._busy = busy
         self._chosen: dict[str, str] = {}
         self._usual: dict[str, str] = {}
-        self._versions: dict[str, int] = {}
         self._known: dict[str, Collection[str]] = {}
+        self._since: dict[str, float] = {}
+
+    def chosen(self, model: str) -> str | None:
+        """The mode that its engine is in or is to be in; None where it has none."""
+        return self._chosen.get(model)
 
     def accepted(self, model: str) -> Sequence[str | None] | None:
         """The modes that jobs may ask for which are to be claimed, None of those that ask for none; None: any job.
@@ -98,14 +110,23 @@ class Modes:
         engine = host.engine
         if not isinstance(settings, VllmSettings) or not isinstance(engine, Modal) or not engine.modes:
             return desired
-        self._known[host.name] = engine.modes
-        usual = self._usual[host.name] = usual_mode(settings, desired)
-        if self._versions.get(host.name) != desired.version:  # an operator's word goes before what was chosen for jobs
-            self._versions[host.name] = desired.version
-            self._chosen[host.name] = usual
-        if host.state in _AT_REST:
-            self._chosen[host.name] = await self._next(host.name, self._chosen[host.name], usual)
-        return replace(desired, resolution=self._chosen[host.name])
+        model = host.name
+        usual, self._known[model] = usual_mode(settings, desired, engine.modes), engine.modes
+        if self._usual.get(model) != usual:  # an operator's word goes before what was chosen for jobs
+            self._usual[model] = self._chosen[model] = usual
+        if self._is_at_rest(host):
+            self._chosen[model] = await self._next(model, self._chosen[model], usual)
+        return replace(desired, resolution=self._chosen[model])
+
+    def _is_at_rest(self, host: Host) -> bool:
+        """Whether another mode may be chosen: what was chosen before is let come true first."""
+        if host.state is EngineState.STOPPED:
+            return host.resolution in (None, self._chosen[host.name])
+        if host.state is not EngineState.READY or host.resolution != self._chosen[host.name]:
+            self._since.pop(host.name, None)
+            return False
+        self._since.setdefault(host.name, monotonic())
+        return True
 
     async def _next(self, model: str, current: str, usual: str) -> str:
         """A database that is away changes nothing."""
@@ -123,14 +144,14 @@ class Modes:
         except PyMongoError:
             return current
         bound, patience = self._broker.settings.auto_switch.max_swap_wait, rank * TURN
-        busy = self._busy(model)
-        return next_mode(current, waiting, busy=busy, elsewhere=elsewhere, bound=bound, patience=patience)
+        busy, since = self._busy(model), monotonic() - self._since.get(model, 0.0)
+        return next_mode(current, waiting, busy=busy, elsewhere=elsewhere, bound=bound, since=since, patience=patience)
 
     def _others(self, model: str, workers: Iterable[Worker]) -> tuple[frozenset[str], int]:
         """The modes that others are in or are about to be in, and how many of them may change before this one does."""
         able = [worker for worker in workers if worker.id != self._broker.worker and not worker.draining]
         states = {worker.id: worker.models[model] for worker in able if model in worker.models}
-        running = {key: state for key, state in states.items() if state.state in ("ready", "starting")}
+        running = {key: state for key, state in states.items() if state.state in _LOADED_OR_CHANGING}
         modes = frozenset(state.resolution for state in running.values() if state.resolution)
         assert self._broker.worker is not None
         return modes, sum(key < self._broker.worker for key in running)

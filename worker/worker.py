@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import Any, TypeVar
 
 from bson import ObjectId
@@ -38,6 +39,8 @@ LAST_CLAIM = 5.0
 UNHEARD = KNOWN + 0.2
 # Seconds for which jobs that have only to be recorded yet are waited for before others are claimed.
 RECORDING = 0.02
+# The part of the drain's time in which pages of documents are still begun.
+READS_ON = 0.5
 # So many of the last direct leases are remembered.
 _REMEMBERED = 10_000
 
@@ -68,12 +71,15 @@ class Worker:
         self._leases = LeaseKeeper(broker.settings, broker.uri, self._lost)
         self._backlog: set[str] = set()
         self._draining = asyncio.Event()
+        self._drains_since = 0.0
         self._hurry = asyncio.Event()
 
     def drain(self) -> None:
         """Takes no new work, finishes what runs. Called again: hands back what runs, at once."""
         if self._draining.is_set():
             self._hurry.set()
+        else:
+            self._drains_since = monotonic()
         self._draining.set()
         self._fleet.retire()
         self._broker.feed.claimable.set()
@@ -246,9 +252,16 @@ class Worker:
 
     def _halted(self, model: str) -> bool:
         """Whether what can be broken off at no loss is to be."""
-        return self._draining.is_set() or not self._fleet.is_ready(model)
+        if self._hurry.is_set() or not self._fleet.is_ready(model):
+            return True
+        # A worker that drains reads on for a part of its time, and has the rest for the pages that are under way then.
+        reads_on = READS_ON * self._broker.settings.queue.drain_timeout
+        return self._draining.is_set() and monotonic() - self._drains_since >= reads_on
 
     async def _others_wait(self, model: str) -> bool:
+        """Also those that were claimed and wait here: a document that runs alone keeps them out."""
+        if self._isolation[model].waiting:
+            return True
         return await self._broker.lanes.anybody(model, self._fleet.resolutions(model))
 
     def _attach(self, work: Coroutine[Any, Any, object], model: str) -> None:

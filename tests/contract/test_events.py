@@ -118,6 +118,16 @@ async def test_a_document_is_followed_from_the_queue_to_its_end(online: Gateway)
     assert rest[-3:] == [progress(3, 3), state("completed"), ("end", {"status": "completed", "error": None})]
 
 
+async def test_head_does_not_wait_for_events(online: Gateway) -> None:
+    path = f"/api/jobs/{await submitted(online)}/events"
+    async with asyncio.timeout(10):
+        response = await online.http.head(path)
+        # On the same connection: it would have to wait for the end of a stream.
+        assert (await online.http.get("/health")).status_code == 200
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-type"].startswith("text/event-stream")
+
+
 async def test_what_has_ended_is_told_whole_and_no_more_to_who_knows_it(gateway: Gateway) -> None:
     path = f"/api/jobs/{await read(gateway, page(1), page(2))}/events"
     response = await gateway.http.get(path)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway import submit
 from gateway.users import Users
 from tests import documents
+from tests.contract.ocr_jobs import page, read
 from tests.deployments import Gateway
 from worker.worker import Worker
 
@@ -64,6 +66,22 @@ async def test_a_repeated_request_gets_the_result_without_running_again(gateway:
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].json() == answers[1].json()
     assert answers[0].json()["attempts"] == 1
+
+
+async def test_a_request_that_meets_its_like_while_it_is_answered_is_told_so(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await read(gateway, page(1))
+
+    async def nobody_yet(*_: object) -> None:
+        """Both have looked before either is stored."""
+
+    monkeypatch.setattr(submit, "_earlier", nobody_yet)
+    files = {"file": ("letter.pdf", documents.scanned_pdf(1))}
+    first, second = [await gateway.http.post("/api/ocr?wait=1", files=files, headers=KEY) for _ in range(2)]
+    assert (first.status_code, second.json()) == (200, first.json())
+    assert first.json()["cached_from"] is not None
+    assert ("idempotent-replayed" in first.headers, second.headers.get("idempotent-replayed")) == (False, "true")
 
 
 async def test_the_same_key_many_times_at_once_is_one_job(gateway: Gateway) -> None:

@@ -1,14 +1,16 @@
 """What there is to choose about a document: the same in each of the three ways in, and stored in one form."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from bson import ObjectId
+from pymongo.asynchronous.database import AsyncDatabase
 
 from tests import documents
-from tests.deployments import Gateway
+from tests.deployments import Gateway, default_config, gateway_on, make_settings
 
 PNG = documents.page_png()
 
@@ -101,3 +103,22 @@ async def test_a_prompt_may_come_with_an_instruction(gateway: Gateway) -> None:
         "/api/ocr", files={"file": ("page.png", PNG)}, data={"prompt": "Read.", "instruction": "text"}
     )
     assert await stored_options(gateway, response) == {"instruction": "text"}
+
+
+async def test_what_was_read_in_another_mode_is_no_answer(
+    tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]
+) -> None:
+    config = default_config()
+    config["models"]["deepseek"] = {"task": "ocr", "engine": "vllm", "resolution": "gundam"}
+    async with gateway_on(make_settings(tmp_path, mongod_uri, database.name, config)) as gateway:
+
+        async def fingerprint(**headers: str) -> str | None:
+            response = await gateway.http.post("/api/ocr?model=deepseek", content=PNG, headers=headers)
+            return (await gateway.broker.reader.get(response.json()["request_id"], None)).fingerprint
+
+        of_the_entry, of_the_job = await fingerprint(), await fingerprint(**{"X-Resolution": "tiny"})
+        await gateway.broker.desired.set_resolution("deepseek", "admin", "base")
+        assert await fingerprint() not in (of_the_entry, of_the_job)
+        assert await fingerprint(**{"X-Resolution": "tiny"}) == of_the_job
+        await gateway.broker.desired.set_resolution("deepseek", "admin", "gundam")
+        assert await fingerprint() == of_the_entry

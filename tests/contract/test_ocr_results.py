@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import zipfile
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from bson import ObjectId
 
 from broker.job import Failure
+from broker.pages import Pages, StoredPage
+from gateway import result_formats
 from gateway.openapi import document
 from gateway.operations import DESCRIPTION, OPERATIONS, VERSION
 from gateway.page_schemas import DocumentResult, Page
@@ -164,10 +167,57 @@ async def test_the_searchable_pdf_is_given_or_it_is_said_how_to_get_one(gateway:
         assert says in without.json()["detail"]
 
 
+async def test_figures_beyond_what_a_page_of_html_may_hold_are_linked(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_formats, "MOST_EMBEDDED", 20)
+    names = [figure_name(1, index) for index in (1, 2)]
+    record = replace(page_with_figure(1), markdown=" ".join(f"![]({name})" for name in names), figures=tuple(names))
+    response = await result(gateway, f"/api/jobs/{await read(gateway, record)}", format="html")
+    embedded, linked = re.findall(r'<img src="(.+?)"', response.text)
+    assert base64.b64decode(embedded.removeprefix("data:image/png;base64,")) == b"\x89PNG a figure"
+    figure = await gateway.http.get(str(response.request.url.join(linked)))
+    assert (linked, figure.content) == (f"files/{names[1]}", b"\x89PNG a figure")
+    assert "img-src data: 'self';" in response.headers["content-security-policy"]
+
+
 async def test_a_long_document_comes_page_by_page(gateway: Gateway) -> None:
     path = f"/api/jobs/{await read(gateway, *(page(number) for number in range(1, 151)))}"
     assert [found["number"] for found in (await result(gateway, path)).json()["pages"]] == list(range(1, 151))
     assert (await result(gateway, path, format="text")).text.count("\f") == 149
+
+
+async def test_head_says_what_get_would_and_reads_no_page(
+    gateway: Gateway, letter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {
+        path: await gateway.http.get(f"{letter}/{path}")
+        for path in ("result", "result?format=html", "result?format=zip", "result?format=pdf", f"files/{FIGURE}")
+    }
+
+    async def none_is_read(*_: object) -> AsyncIterator[StoredPage]:
+        pytest.fail("a page was read")
+        yield
+
+    monkeypatch.setattr(Pages, "each", none_is_read)
+    for path, response in whole.items():
+        head = await gateway.http.head(f"{letter}/{path}")
+        assert (head.status_code, head.headers) == (200, response.headers)
+    assert (await gateway.http.head(f"{letter}/files/x")).status_code == 404
+
+
+async def test_files_come_with_their_size_and_a_name_to_be_kept_by(gateway: Gateway, letter: str) -> None:
+    job_id = letter.rpartition("/")[2]
+    for path, size, disposition in (
+        (f"files/{FIGURE}", 14, f'inline; filename="{FIGURE}"'),
+        ("files/page-0001.jpg", 9, 'inline; filename="page-0001.jpg"'),
+        ("files/searchable.pdf", len(PDF), 'attachment; filename="searchable.pdf"'),
+        ("result?format=pdf", len(PDF), f'attachment; filename="{job_id}.pdf"'),
+        ("result?format=zip", None, f'attachment; filename="{job_id}.zip"'),
+    ):
+        headers = (await gateway.http.get(f"{letter}/{path}")).headers
+        assert headers.get("content-length") == (None if size is None else str(size))
+        assert headers["content-disposition"] == disposition
 
 
 # What the model wrote is hostile.
@@ -347,6 +397,7 @@ async def test_a_document_that_was_read_before_has_pages_and_files_of_its_own_ad
     assert (told["pages_done"], told["pages_total"]) == (2, 2)
     events = (await gateway.http.get(f"{path}/events")).text
     assert (events.count("event: page"), events.count("event: end")) == (2, 1)
+    assert 'data: {"done":2,"total":2,"unit":"pages"}' in events
 
 
 # The job itself.

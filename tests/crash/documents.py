@@ -7,6 +7,7 @@ under way. Exits 1 where it is not so.
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import signal
@@ -96,7 +97,8 @@ class Scene:
         job = self._ended(job_id)
         seconds = time.monotonic() - began
         assert job["status"] == "completed", job["error"]
-        pages = [{key: value for key, value in page.items() if key not in _HOW} for page in job["result"]["pages"]]
+        whole = self._system.http.get(f"/api/jobs/{job_id}/result").json()
+        pages = [_what_was_read(page, job_id) for page in whole["pages"]]
         errors = [f"{error['code']} ({error['attempt']})" for error in job["errors"]]
         return Outcome(pages, job["result"]["text"], self._begun(job_id), errors, seconds)
 
@@ -109,7 +111,8 @@ class Scene:
         deadline = time.monotonic() + 600
         while True:
             job = self._job(job_id)
-            if job is not None and ((job["progress"] or {}).get("done", 0) >= pages or job["finished_at"]):
+            if job is not None and (job["progress"] or {}).get("done", 0) >= pages:
+                assert job["finished_at"] is None, "it had ended before it could be struck"
                 return
             assert time.monotonic() < deadline, f"page {pages} was not read"
             time.sleep(0.02)
@@ -145,6 +148,13 @@ class Scene:
         with pymongo.MongoClient[dict[str, Any]](uri) as client:
             found = client["roundhouse"]["pages"].find({"job": ObjectId(job_id)}, {"starts": 1})
             return sum(page.get("starts", 0) for page in found)
+
+
+def _what_was_read(page: dict[str, Any], job_id: str) -> dict[str, Any]:
+    """With its blocks, words, Markdown and figures, and without what tells how it went or names the job."""
+    what = {key: value for key, value in page.items() if key not in _HOW}
+    told: dict[str, Any] = json.loads(json.dumps(what).replace(job_id, "JOB"))
+    return told
 
 
 def differences(plain: Outcome, struck: Outcome) -> list[str]:

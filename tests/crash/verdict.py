@@ -129,6 +129,8 @@ async def file_breaches(broker: Broker) -> list[Breach]:
     files = set(await handle["files.files"].distinct("_id"))
     chunks = set(await handle["files.chunks"].distinct("files_id"))
     named = set(await jobs.distinct("file.id")) | set(await jobs.distinct("result_file"))
+    async for page in broker.database.pages.find({}, {"files": 1}):
+        named.update(page.get("files", {}).values())
     return [
         *_each("No file is left that no job refers to", files - named),
         *_each("No part of a file is left without the file", chunks - files),

@@ -8,7 +8,7 @@ from typing import Any, cast
 from pymongo.errors import AutoReconnect
 
 from broker.database import Collection, Database
-from broker.lanes import Lanes
+from broker.lanes import Lanes, Resolutions
 
 
 class PausedLanes(Lanes):
@@ -24,8 +24,10 @@ class PausedLanes(Lanes):
         async with asyncio.timeout(20):
             await self._has_read.wait()
 
-    async def next_jobs(self, model: str, most: int) -> tuple[list[dict[str, Any]], bool]:
-        found = await super().next_jobs(model, most)
+    async def next_jobs(
+        self, model: str, most: int, resolutions: Resolutions = None
+    ) -> tuple[list[dict[str, Any]], bool]:
+        found = await super().next_jobs(model, most, resolutions)
         self._has_read.set()
         await self.may_write.wait()
         return found

@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from broker.database import Database, connect, ensure_schema
 from broker.errors import JobFinished, JobNotFound, QueueFull
 from broker.job import LEASE_EXPIRED, LEGAL, Failure, Job, NewJob, Priority, Status, after_failure
-from broker.lanes import Lanes
+from broker.lanes import Lanes, Resolutions
 from broker.queue import JobQueue
 from broker.registry import ModelState, Worker
 from config import QueueSettings, SimulatorSettings
@@ -122,7 +122,7 @@ class Rereading(Lanes):
 
     seen: list[Document] | None = None
 
-    async def next_jobs(self, model: str, most: int) -> tuple[list[Document], bool]:
+    async def next_jobs(self, model: str, most: int, resolutions: Resolutions = None) -> tuple[list[Document], bool]:
         if self.seen is None:
             return await super().next_jobs(model, most)
         seen, self.seen = self.seen, None

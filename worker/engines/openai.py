@@ -18,8 +18,10 @@ from httpx_sse import ServerSentEvent, SSEError, aconnect_sse
 from broker.errors import EngineError, EngineInputError, EngineUnavailable
 from config import OpenaiSettings
 from ocr.instructions import Dialect
+from ocr.plain_text import well_formed
 from ocr.turns import PageTurns
 from worker.engines.base import Chunk, Delta, Request, Result
+from worker.engines.searchable import refuse_searchable_pdf
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 
 # Our own keys in a payload that no upstream knows.
@@ -101,6 +103,8 @@ class OpenaiEngine:
         return self._upstream.chat(self._model, request.payload)
 
     async def recogniser(self, request: Request) -> VisionRecogniser:
+        """Raises EngineInputError ``task_unsupported``."""
+        refuse_searchable_pdf(request, f"The vision model {self._model}")
         dialect = Dialect.DEEPSEEK if "deepseek-ocr" in self._model.lower() else Dialect.PLAIN
         chat = partial(self._upstream.chat, self._model)
         return VisionRecogniser("openai", chat, VisionModel(dialect), page_options(request.payload))
@@ -140,7 +144,7 @@ def _error_message(body: bytes) -> str:
 def _message_of(body: Any) -> str:
     error = body.get("error", body) if isinstance(body, dict) else body
     message = error.get("message", error) if isinstance(error, dict) else error
-    return str(message)[:1000]
+    return well_formed(str(message)[:1000])
 
 
 class _Answer:

@@ -10,6 +10,7 @@ from ocr.rapid import RapidOcr
 from ocr.recogniser import Recogniser
 from ocr.turns import PageTurns
 from worker.engines.base import Chunk, Request
+from worker.engines.searchable import refuse_searchable_pdf
 
 
 class RapidocrEngine:
@@ -35,7 +36,5 @@ class RapidocrEngine:
         raise EngineInputError("An OCR job needs a document.", code="no_document")
 
     async def recogniser(self, request: Request) -> Recogniser:
-        options = request.payload.get("options", {})
-        if options.get("searchable_pdf"):
-            raise EngineInputError("RapidOCR makes no searchable PDFs; ask a Tesseract model.", code="task_unsupported")
+        refuse_searchable_pdf(request, "RapidOCR")
         return self._process

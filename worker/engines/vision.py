@@ -14,6 +14,7 @@ from ocr.grammar import read_grounded, read_plain
 from ocr.instructions import Dialect, Instruction, Question, Wish, variation
 from ocr.loops import Loop, LoopDetector
 from ocr.page import Reading
+from ocr.plain_text import well_formed
 from ocr.protocol import Page
 from worker.engines.base import Chunk, Delta, Result
 
@@ -22,6 +23,8 @@ Chat: TypeAlias = Callable[[Mapping[str, Any]], AsyncGenerator[Chunk, None]]
 
 # What vLLM's guard against loops is told: no 30 tokens may come again within 90, but for a table's empty cells.
 _NGRAM, _WINDOW = 30, 90
+# Pixels: no vision model looks at more of a page's longer side, and pages travel unpacked.
+_PAGE_SIDE = 2600
 # Tokens that a prompt may have besides its text and picture.
 _MARGIN = 16
 # A server that refuses so much refuses this picture, and not the key, the model's name or the address.
@@ -68,6 +71,8 @@ def page_options(payload: Mapping[str, Any]) -> PageOptions:
 class VisionRecogniser:
     """Implements `ocr.recogniser.Recogniser`: asks the model that `chat` reaches. `name`: in the records of pages."""
 
+    page_side: int | None = _PAGE_SIDE
+
     def __init__(self, name: str, chat: Chat, model: VisionModel, options: PageOptions) -> None:
         self.name = name
         self._chat = chat
@@ -82,7 +87,8 @@ class VisionRecogniser:
         output, loop, result = await self._answer(payload, page.number)
         usage = result.get("usage") or {}
         cut = output if loop is None else output[: loop.end_of_first]
-        reading = replace(self._read(cut, page, question), mode=self._model.mode, tokens=usage.get("completion_tokens"))
+        reading = await asyncio.to_thread(self._read, well_formed(cut), page, question)
+        reading = replace(reading, mode=self._model.mode, tokens=usage.get("completion_tokens"))
         if loop is not None:
             raise _with(reading, PageLooped(f"The model came to no end on page {page.number}: {loop.describe()}."))
         return self._ended(reading, page.number, result.get("finish_reason"))
@@ -142,7 +148,7 @@ class VisionRecogniser:
         if reason == "stop":
             return reading
         if reason != "length":
-            raise _with(reading, RecogniserError(f"The model broke off on page {number} ({reason})."))
+            raise _with(reading, RecogniserError(f"The model broke off on page {number} ({reason!r})."))
         if self._options.max_tokens is None:
             raise _with(reading, PageLooped(f"The model came to no end on page {number} within its longest answer."))
         told = f"The answer was cut off after the {self._options.max_tokens} tokens that were asked for at most."

@@ -24,6 +24,7 @@ from worker.engine_process import RECORD, EngineProcess, remove_start_directory,
 from worker.engine_record import recorded_pids
 from worker.engines.base import Chunk, Footprint, Request
 from worker.engines.openai import Upstream
+from worker.engines.searchable import refuse_searchable_pdf
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 from worker.engines.vllm_control import CONNECT_TIMEOUT, PATIENCE, URL, Control, Patience
 from worker.engines.vllm_vision import Examination
@@ -63,8 +64,8 @@ class VllmEngine:
         self.max_concurrent = settings.max_concurrent
         """Of the next start; operators may have changed it since the configuration was read."""
         self.resolution: str | None = None
-        self._modes: tuple[str, ...] | None = None
         """Of the next start: the mode of a DeepSeek-OCR; None: the configured one."""
+        self._modes: tuple[str, ...] | None = None
         self.turns = PageTurns(settings.max_concurrent)
         self.gpu_count = 1
         self.on_phase: Callable[[str], None] = lambda _: None
@@ -151,8 +152,9 @@ class VllmEngine:
     def _program(self, model: Path, gpus: Sequence[DeviceState], directory: Path) -> EngineProcess:
         socket, total = socket_in(directory), min((gpu.total for gpu in gpus), default=None)
         settings = self._settings.model_copy(update={"max_concurrent": self.max_concurrent})
-        reads, uuids = self._family(model), [gpu.uuid for gpu in gpus]
-        python, environ = self._installation.python, os.environ | _sockets(socket.parent)
+        reads, uuids, python = self._family(model), [gpu.uuid for gpu in gpus], self._installation.python
+        # Where vLLM's processes talk to each other: what a killed one leaves behind goes with the directory.
+        environ = os.environ | {"VLLM_RPC_BASE_PATH": str(directory)}
         return EngineProcess(
             command(settings, self._name, model, socket, python, total=total, family=reads),
             environment(settings, environ, uuids, mode=None if reads is None else self._mode),
@@ -220,17 +222,14 @@ class VllmEngine:
         # From here on a request would hang.
         self._asleep = True
         await asyncio.to_thread(holding.mark)
+        assert self._control is not None
         try:
-            await self._fall_asleep(holding)
+            await self._control.sleep()
+            self._freed = await self._freed_by_sleep(holding)
         except EngineError:
             self._sleeps = False
             raise
         await asyncio.to_thread(holding.slept)
-
-    async def _fall_asleep(self, holding: Holding) -> None:
-        assert self._control is not None
-        await self._control.sleep()
-        self._freed = await self._freed_by_sleep(holding)
 
     async def wake(self) -> None:
         """Raises EngineError: ``gpu_memory_short`` and it sleeps on, ``wake_failed`` and it has to be started anew."""
@@ -250,7 +249,9 @@ class VllmEngine:
         return self._chat(self._served(request), request.payload)
 
     async def recogniser(self, request: Request) -> VisionRecogniser:
-        """Raises EngineNotRunning, and EngineInputError ``resolution_unsupported``. Its pages fail as `run` does."""
+        """Raises EngineNotRunning, and EngineInputError ``task_unsupported`` or ``resolution_unsupported``. Its pages
+        fail as `run` does."""
+        refuse_searchable_pdf(request, f"The vision model {self._name}")
         asked = request.payload.get("options", {}).get("resolution")
         if asked is not None and asked not in self.modes:
             known = " and ".join(self.modes) or "no modes to choose from"
@@ -391,11 +392,6 @@ class VllmEngine:
                 return found
         told = f"The vLLM of {self._name} sleeps, but of the {_gib(held)} that it held on its GPUs"
         raise EngineError(f"{told} it freed only {_gib(max(0, freed))}.", code="sleep_freed_nothing")
-
-
-def _sockets(directory: Path) -> dict[str, str]:
-    """Where vLLM's processes talk to each other: what a killed one leaves behind goes with the directory."""
-    return {"VLLM_RPC_BASE_PATH": str(directory)}
 
 
 def _gib(size: int) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -93,6 +94,18 @@ async def test_pages_are_read_in_order_whatever_the_order_of_their_ends(pages: P
     assert await pages.get(job, 7) is None
 
 
+async def test_no_cursor_is_kept_open_while_somebody_reads_slowly(store: Database, pages: Pages) -> None:
+    """The database drops one that nobody has used for ten minutes."""
+    job = ObjectId()
+    await asyncio.gather(*(pages.end(job, number, record(number), {}) for number in range(1, 151)))
+    idle = [{"$currentOp": {"idleCursors": True}}, {"$match": {"ns": f"{store.handle.name}.pages"}}]
+    async with aclosing(pages.each(job)) as found:
+        assert (await anext(found)).number == 1
+        operations = await (await store.client.admin.aggregate(idle)).to_list()
+        assert [operation for operation in operations if operation["type"] == "idleCursor"] == []
+        assert [page.number async for page in found] == list(range(2, 151))
+
+
 async def test_pages_and_files_without_a_job_are_swept_and_no_others(
     store: Database, pages: Pages, files: FileStore, queue: JobQueue, new_job: Make
 ) -> None:
@@ -123,6 +136,7 @@ async def read(queue: JobQueue, files: FileStore, pages: Pages, new: NewJob) -> 
     await queue.submit(new)
     (job,) = (await queue.claim(new.model, WORKER)).jobs
     await pages.end(job.id, 1, record(1), {"a.png": (await files.put(job.id, b"picture", "image/png")).id})
+    await queue.progress(job, 1, 1, "pages")
     result = (await files.put(job.id, b'{"text": "read"}', "application/json")).id
     searchable = (await files.put(job.id, b"%PDF", "application/pdf")).id
     packed = {"result_file": result, "files": {"searchable.pdf": searchable}, "reusable": new.fingerprint}
@@ -154,6 +168,7 @@ async def test_what_several_jobs_share_goes_with_the_last_of_them(
         assert origin is not None
         answered = await queue.submit_answered(replace(new_job("beta"), task="ocr"), origin)
         assert (answered.status, answered.pages_id) == (Status.COMPLETED, first.id)
+        assert answered.progress == {"done": 1, "total": 1, "unit": "pages"}
         assert await unpack(files, answered) == {"text": "read"}
     assert answered.files == origin.files
     cleaner = Cleaner(store, files, pages, 15 * DAY)

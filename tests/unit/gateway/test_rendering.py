@@ -1,8 +1,10 @@
 import re
+import time
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -56,6 +58,15 @@ def test_whatever_a_model_writes_only_layout_comes_of_it(markdown: str) -> None:
 def test_a_page_that_is_endless_is_shown_as_it_is() -> None:
     html = rendering.as_html(record("[" * (rendering.LONGEST + 1)), lambda _: None)
     assert "<pre>" + "[" * (rendering.LONGEST + 1) + "</pre>" in html
+
+
+@pytest.mark.parametrize("piece", ["![", "[][", "![]("])
+def test_no_page_keeps_a_processor_busy_for_long(piece: str) -> None:
+    hostile = (piece * 30_000)[:59_000]
+    began = time.thread_time()
+    assert f"<pre>{hostile}</pre>" in rendering.as_html(record(hostile), lambda _: None)
+    rendering.as_html(record(hostile[: rendering.LONGEST]), lambda _: None)
+    assert time.thread_time() - began < 2
 
 
 def test_a_page_without_markdown_shows_its_text() -> None:

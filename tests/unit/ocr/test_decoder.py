@@ -109,19 +109,36 @@ async def test_parts_of_a_page_are_cropped_as_they_look_and_within_the_page() ->
     async with PageDecoder(blank_pdf(content=b"0 0 306 396 re f"), PDF, DecodeLimits(dpi=72)) as decoder:
         page = await decoder.page(1)
         boxes = [(300, 390, 312, 402), (-50, 700, 10, 9_000), (5, 5, 5, 5), (9_000, 9_000, 9_999, 9_999)]
-        parts = [Image.open(io.BytesIO(part)) for part in await decoder.crop(1, boxes)]
+        parts = [Image.open(io.BytesIO(part)) for part in await decoder.crop(1, boxes) if part is not None]
         assert [part.size for part in parts] == [(12, 12), (10, 92), (1, 1), (1, 1)]
         assert [parts[0].getpixel(place) for place in ((0, 11), (11, 11), (0, 0))] == [0, 255, 255]
         assert await decoder.crop(1, []) == []
         assert names(page.path.parent) == ["document", page.preview.name, page.path.name]
 
 
+async def test_a_part_is_reduced_to_what_people_look_at() -> None:
+    async with PageDecoder(scanned_pdf(1), PDF, DecodeLimits(dpi=300)) as decoder:
+        page = await decoder.page(1)
+        whole, half = await decoder.crop(
+            1, [(0, 0, page.width // 2, page.height), (page.width // 2, 0, page.width, 99)]
+        )
+        assert whole is not None
+        assert half is not None
+        assert (Image.open(io.BytesIO(whole)).size, Image.open(io.BytesIO(half)).size) == ((618, 1600), (1275, 99))
+        assert len(whole) < 618 * 1600 / 2, "it is packed"
+
+
 async def test_more_is_not_cropped_than_a_page_holds_nor_a_page_that_was_not_drawn() -> None:
     async with PageDecoder(scanned_pdf(2), PDF, DecodeLimits(dpi=50)) as decoder:
         page = await decoder.page(1)
-        for boxes in ([(0, 0, page.width, page.height)] * 5, [(0, 0, 1, 1)] * 300):
-            with pytest.raises(DocumentTooLarge):
-                await decoder.crop(1, boxes)
+        whole, dot = (0, 0, page.width, page.height), (0, 0, 1, 1)
+        first, second = await decoder.crop(1, [whole, dot])
+        assert (first is not None, second) == (True, None), "the first that fit"
+        half = (-500, 0, page.width // 2, page.height)
+        kept = await decoder.crop(1, [half, whole, half, dot, dot])
+        assert [part is not None for part in kept] == [True, False, True, page.width % 2 == 1, False]
+        assert [part is not None for part in await decoder.crop(1, [dot] * 300)] == [True] * 200 + [False] * 100
+        assert names(page.path.parent) == ["document", page.preview.name, page.path.name]
         with pytest.raises(FileNotFoundError):
             await decoder.crop(2, [(0, 0, 9, 9)])
         assert len(await decoder.crop(1, [(0, 0, 9, 9)] * 2)) == 2

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
-from ocr.decoder import PageDecoder
-from ocr.embedded import Surroundings, doubts_of, embedded_text, parsed
+from ocr.decoder import PageDecoder, read_embedded
+from ocr.embedded import MOST_BLOCKS, MOST_TEXT, Layout, Line, Surroundings, Word, doubts_of, embedded_text, parsed
 from ocr.ink import Marks
 from ocr.page import Block
 from ocr.protocol import DecodeLimits, Embedded, Page, TextSource
@@ -239,7 +241,24 @@ def test_text_is_cut_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     found = parsed(layout([("abcdef", sides(0, 0, 9, 9)), ("ghijkl", sides(9, 0, 18, 9))]), 1.0, 100, 100)
     embedded = embedded_text(found, Marks(Image.new("L", (100, 100), 255)), Surroundings())
     assert embedded.text == "abcdef"
-    assert "more than 10 characters; the rest is left out" in embedded.doubts[-1]
+    assert "more than 10 characters or 5,000 blocks; the rest is left out" in embedded.doubts[-1]
+
+
+def test_blocks_are_cut_at_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ocr.embedded.MOST_BLOCKS", 2)
+    found = parsed("".join(layout([(word, sides(0, 0, 9, 9))]) for word in "abc"), 1.0, 100, 100)
+    assert [word.text for word in found.words] == ["a", "b"]
+    assert any("2 blocks" in doubt for doubt in doubts_of(found, Marks(Image.new("L", (100, 100))), Surroundings()))
+
+
+def test_the_fullest_page_fits_into_the_file_that_the_decoder_takes(tmp_path: Path) -> None:
+    widest = "\U0001f600"
+    lines = [[Line([Word(widest, (29_000,) * 4)]) for _ in range(MOST_TEXT // MOST_BLOCKS)] for _ in range(MOST_BLOCKS)]
+    fullest = Layout(lines, MOST_TEXT)
+    embedded = embedded_text(fullest, Marks(Image.new("L", (100, 100), 255)), Surroundings())
+    path = tmp_path / "page.json"
+    path.write_text(json.dumps(asdict(embedded)))
+    assert read_embedded(path) == embedded
 
 
 def test_what_the_child_writes_comes_back_as_it_was() -> None:

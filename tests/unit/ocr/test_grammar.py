@@ -12,6 +12,23 @@ from ocr.plain_text import plain_text
 WIDTH, HEIGHT = 1000, 2000
 
 
+def test_lines_that_look_like_the_rule_of_a_table_take_time_by_their_length() -> None:
+    for line in (" " * 200_000 + "x|", "|" + " " * 200_000 + "-x", "-|" * 100_000 + "x", "-" * 200_000 + "x|"):
+        began = time.process_time()
+        assert plain_text(line) != ""
+        assert time.process_time() - began < 1.0
+
+
+@pytest.mark.parametrize("rule", ["|---|---|", "--|--", " | :-: | -: |", "---|", ":--|  |"])
+def test_the_rule_of_a_table_is_no_text(rule: str) -> None:
+    assert plain_text(f"a|b\n{rule}\nc|d") == "a|b\nc|d"
+
+
+@pytest.mark.parametrize("line", ["|---", "- - | -", "a | ---", "---", "|", "||"])
+def test_what_is_no_rule_of_a_table_stays(line: str) -> None:
+    assert plain_text(f"above\n{line}\nbelow").split("\n")[1] != "below"
+
+
 def ref(label: str, *numbers: int) -> str:
     boxes = [list(numbers[index : index + 4]) for index in range(0, len(numbers), 4)]
     return f"<|ref|>{label}<|/ref|><|det|>{boxes}<|/det|>"
@@ -138,6 +155,7 @@ def test_so_many_figures_and_places_are_not_believed() -> None:
     assert reading.text == "A"
     reading = read(ref("text", *([1, 1, 9, 9] * (MAX_BOXES + 50)), 0, 0, 999, 999) + "A", Refs.TEXTS)
     assert len(reading.blocks) == MAX_BOXES
+    assert [block.text for block in reading.blocks if block.text] == ["textA"], "it is not written down for each place"
     assert reading.warnings
 
 

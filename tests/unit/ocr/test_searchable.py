@@ -1,7 +1,9 @@
 """Searchable PDFs, read by poppler: the text is there, and where its picture is."""
 
 import re
+import struct
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from PIL import Image
 
 from ocr.errors import OcrError, ToolMissing
 from ocr.protocol import Page
-from ocr.searchable import AT_ONCE, NoTextLayer, joined, with_picture
+from ocr.searchable import AT_ONCE, NoTextLayer, Part, Picture, TextLayer, joined, with_picture
+from ocr.searchable_pictures_child import jpeg_header
 from ocr.tesseract import Tesseract
 from samples.make_sample import draw_page, scanned
 from tests.documents import blank_pdf, character_error_rate, encoded, page_jpeg, scanned_page
@@ -36,6 +39,11 @@ async def searchable(image: Image.Image, scratch: Path, dpi: int | None = DPI) -
     output = scratch.parent / "page.pdf"
     output.write_bytes(reading.pdf)
     return output
+
+
+async def parts(*pages: bytes | Part) -> AsyncIterator[Part]:
+    for page in pages:
+        yield TextLayer(page) if isinstance(page, bytes) else page
 
 
 def ink_around(page: Image.Image, box: tuple[float, float, float, float]) -> float:
@@ -84,7 +92,7 @@ async def test_pages_are_joined_in_their_order_however_many_they_are(scratch: Pa
     last = (await searchable(scanned_page(TEXT).rotate(180), scratch)).read_bytes()
     empty = blank_pdf(width=200, height=100)
     whole = scratch.parent / "whole.pdf"
-    whole.write_bytes(await joined([first, *[empty] * (2 * AT_ONCE), last]))
+    whole.write_bytes(await joined(parts(first, *[empty] * (2 * AT_ONCE), last)))
     count = 2 * AT_ONCE + 2
     information = told("pdfinfo", "-f", "1", "-l", str(count), whole)
     assert f"Pages:           {count}" in information
@@ -94,19 +102,68 @@ async def test_pages_are_joined_in_their_order_however_many_they_are(scratch: Pa
 
 
 async def test_one_page_is_the_whole() -> None:
-    assert await joined([b"%PDF"]) == b"%PDF"
+    assert await joined(parts(b"%PDF")) == b"%PDF"
+
+
+async def test_a_page_without_a_text_layer_is_its_picture_at_its_place(scratch: Path) -> None:
+    text = (await searchable(scanned_page(TEXT), scratch)).read_bytes()
+    grey = Picture(encoded(scanned_page(TEXT), "JPEG"), 2550, 3300)
+    colour = Picture(encoded(Image.new("RGB", (160, 40), "red"), "JPEG", progressive=True), 320, 80)
+    whole = scratch.parent / "whole.pdf"
+    whole.write_bytes(await joined(parts(grey, text, colour)))
+    sizes = re.findall(r"Page +\d+ size: +([\d.]+) x ([\d.]+) pts", told("pdfinfo", "-l", "3", whole))
+    assert [(round(float(width)), round(float(height))) for width, height in sizes] == [
+        (651, 842),
+        (612, 792),
+        (842, 210),
+    ]
+    assert [page.strip()[:11] for page in told("pdftotext", whole, "-").split("\f")] == ["", "The foreman", "", ""]
+    told("pdftoppm", "-r", "72", "-png", whole, scratch.parent / "seen")
+    with Image.open(scratch.parent / "seen-1.png") as seen, Image.open(scratch.parent / "seen-3.png") as red:
+        assert sum(seen.convert("L").histogram()[:128]) > 1000, "the words are seen"
+        corners = [red.getpixel(place) for place in ((1, 1), (840, 1), (1, 208), (840, 208))]
+        assert all(found[0] > 240 and found[1] < 20 for found in corners)  # type: ignore[index]
+
+
+async def test_a_picture_that_is_no_jpeg_is_an_error_and_nothing_is_left() -> None:
+    with pytest.raises(OcrError, match="makes pages of pictures ended with status 1") as caught:
+        await joined(parts(Picture(b"GIF89a", 10, 10)))
+    assert "is no JPEG" in caught.value.details["stderr"]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"\xff\xd8",
+        b"\xff\xd8" + b"\xff" * 100,
+        b"\xff\xd8\xff\xe0\xff\xff",
+        b"\xff\xd8\xff\xc0\0\x11\x08",
+        b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 0, 10, 3),
+        b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 10, 10, 4),
+        b"\xff\xd8\xff\xe0\0\0" * 50,
+    ],
+)
+def test_the_header_of_a_damaged_jpeg_is_refused(damaged: bytes) -> None:
+    with pytest.raises(ValueError, match="no JPEG"):
+        jpeg_header(damaged)
+
+
+async def test_of_no_pages_nothing_is_made() -> None:
+    with pytest.raises(ValueError, match="There is no page"):
+        await joined(parts())
 
 
 async def test_pages_that_cannot_be_joined_end_in_an_error_that_says_why() -> None:
     with pytest.raises(OcrError, match="pdfunite ended with status") as caught:
-        await joined([b"%PDF-1.5 and no more", blank_pdf()])
+        await joined(parts(b"%PDF-1.5 and no more", blank_pdf()))
     assert caught.value.details["stderr"]
 
 
 async def test_a_machine_without_pdfunite_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ToolMissing, match="install poppler-utils"):
-        await joined([blank_pdf(), blank_pdf()])
+        await joined(parts(blank_pdf(), blank_pdf()))
 
 
 def test_a_file_that_is_no_text_layer_is_refused() -> None:

@@ -19,7 +19,7 @@ from ocr.tesseract import (
 )
 from samples.make_sample import draw_page
 from tests.conditions import eventually
-from tests.documents import character_error_rate, scanned_page
+from tests.documents import character_error_rate, scan_text, scanned_page
 from tests.unit.ocr.conftest import Offspring
 
 TEXT = (
@@ -201,6 +201,25 @@ def test_tries_differ_except_for_a_page_that_has_to_be_turned() -> None:
     assert [layout(None, attempt)[1] for attempt in (1, 2, 3)] == ["3", "4", "6"]
     assert [layout(Orientation("Han", 0), attempt)[1] for attempt in (1, 2, 3)] == ["1", "4", "6"]
     assert {layout(turned, attempt) for attempt in (1, 2, 3)} == {("--psm", "1", "-c", "min_orientation_margin=0")}
+
+
+@pytest.mark.parametrize("number", [1, 3, 8])
+async def test_a_line_whose_script_is_taken_for_another_is_read_as_what_it_is(number: int, scratch: Path) -> None:
+    """Where Russian is installed, Tesseract takes these for Cyrillic."""
+    recogniser = await Tesseract.find()
+    assert "rus" in recogniser.installed
+    result = await recogniser.recognise(page_of(scanned_page(scan_text(number), dpi=300), scratch, 300), 1)
+    assert character_error_rate(result.text, scan_text(number)) < 0.05
+
+
+def test_languages_that_are_asked_for_are_the_only_ones_that_are_tried() -> None:
+    installed = ("eng", "deu", "rus", "osd")
+    auto, asked = Tesseract(installed, None, 60.0), Tesseract(installed, ["rus"], 60.0)
+    cyrillic = Orientation("Cyrillic", 0)
+    assert auto.candidates(cyrillic) == [("rus",), ("deu", "eng")]
+    assert auto.candidates(Orientation("Latin", 0)) == [("deu", "eng")]
+    assert auto.candidates(None) == [("deu", "eng"), ("rus",)]
+    assert asked.candidates(cyrillic) == asked.candidates(None) == [("rus",)]
 
 
 def test_an_orientation_report_is_understood_and_an_unsure_one_is_not_believed() -> None:

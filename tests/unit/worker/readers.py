@@ -9,6 +9,7 @@ from bson import ObjectId
 
 from broker.broker import Broker
 from broker.job import Job, NewJob
+from broker.job_updates import new_document
 from config import Settings
 from ocr.page import Reading
 from ocr.protocol import Page
@@ -57,6 +58,7 @@ class Scripted:
 
     class Pages:
         name = "scripted"
+        page_side = None
 
         def __init__(self, engine: "Scripted") -> None:
             self._engine = engine
@@ -91,8 +93,15 @@ async def reading(settings: Settings, engine: Scripted) -> AsyncIterator[tuple[B
         await broker.close()
 
 
-async def sent(broker: Broker, document: bytes, media_type: str = "image/tiff", **options: object) -> Job:
+async def sent(
+    broker: Broker, document: bytes, media_type: str = "image/tiff", *, suspect: bool = False, **options: object
+) -> Job:
+    """``suspect``: as if an engine had died while it and others ran."""
     job_id = ObjectId()
     file = await broker.files.put(job_id, document, media_type)
     new = NewJob("ocr", MODEL, "ann", {"prompt": None, "options": options}, file=file, id=job_id)
-    return await broker.queue.submit(new)
+    if not suspect:
+        return await broker.queue.submit(new)
+    document_of_job = {**new_document(new, broker.models[MODEL]), "place": 0, "suspect": True}
+    await broker.database.jobs.insert_one(document_of_job)
+    return Job.from_document(document_of_job)

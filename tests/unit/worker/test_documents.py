@@ -10,7 +10,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.broker import Broker
-from broker.errors import EngineDied
+from broker.errors import EngineDied, EngineNotRunning, EngineUnavailable
 from broker.job import Job
 from broker.results import unpack
 from config import Settings
@@ -173,6 +173,92 @@ async def test_an_engine_that_dies_costs_a_document_no_page_and_no_attempt_as_lo
     assert engine.reads == Counter({number: 2 if number % 3 == 0 else 1 for number in range(1, 13)})
 
 
+async def test_an_overloaded_engine_is_asked_again_and_costs_neither_page_nor_attempt(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ocr.tries.PAUSES", (0.01,) * 20)
+    running = 0
+
+    async def takes_two_at_once(number: int, attempt: int) -> str:
+        nonlocal running
+        if running == 2:
+            raise EngineUnavailable("It answered 429.")
+        running += 1
+        await asyncio.sleep(0.02)
+        running -= 1
+        return f"page {number}"
+
+    async with reading(configure(max_retries=0), Scripted(takes_two_at_once, places=4)) as (broker, _):
+        job = await ended(broker, await sent(broker, pages(8)))
+        read = await result(broker, job)
+    assert ([page["tries"] for page in read["pages"]], job.attempts, job.errors) == ([1] * 8, 1, ())
+
+
+async def test_pages_are_not_blamed_for_an_engine_that_is_away(configure: Configure) -> None:
+    """It is handed back each time, oftener than a page may be begun without an end."""
+
+    async def away(number: int, attempt: int) -> str:
+        if sum(engine.reads.values()) <= 12:
+            raise EngineNotRunning("It does not run.")
+        return f"page {number}"
+
+    engine = Scripted(away, places=1)
+    async with reading(configure(page_retries=1), engine) as (broker, _):
+        job = await ended(broker, await sent(broker, pages(2)))
+        read = await result(broker, job)
+    assert (read["partial"], job.attempts) == (False, 1)
+
+
+async def test_a_document_that_runs_alone_lets_those_in_who_were_claimed_meanwhile(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_attempt, "SLICE", 3)
+    gate = asyncio.Event()
+
+    async def held(number: int, attempt: int) -> str:
+        if number == 2:
+            await gate.wait()
+        return f"page {number}"
+
+    engine = Scripted(held, places=1)
+    async with reading(configure(), engine) as (broker, _):
+        big = await sent(broker, pages(30), suspect=True)
+
+        async def is_under_way() -> bool:
+            return 2 in engine.order
+
+        await eventually(is_under_way)
+        small = await sent(broker, pages(1))
+
+        async def small_is_claimed() -> bool:
+            return (await broker.reader.get(str(small.id), None)).status == "processing"
+
+        await eventually(small_is_claimed)
+        gate.set()
+        big, small = await ended(broker, big), await ended(broker, small)
+    assert small.finished_at is not None
+    assert big.finished_at is not None
+    assert small.finished_at < big.finished_at
+    assert sum(engine.reads.values()) == 31
+
+
+def test_a_record_that_is_too_large_loses_what_matters_least_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    word = {"text": "word", "bbox": [0, 0, 1, 1], "confidence": 1.0}
+    block = {"type": "text", "text": "t" * 100, "bbox": None, "confidence": None, "words": [word] * 10}
+    record = {"text": "t" * 2_000, "markdown": "m" * 2_000, "blocks": [block] * 10, "warnings": ["before"]}
+    assert document_attempt.fitted(record) == record
+    for most, words, blocks in ((10_000, 0, 10), (5_000, 0, 0)):
+        monkeypatch.setattr(document_attempt, "MOST_OF_A_PAGE", most)
+        smaller = document_attempt.fitted(record)
+        assert len(smaller["blocks"]) == blocks
+        assert all(len(block["words"]) == words for block in smaller["blocks"])
+        assert smaller["text"] == record["text"]
+    monkeypatch.setattr(document_attempt, "MOST_OF_A_PAGE", 3_000)
+    monkeypatch.setattr(document_attempt, "MOST_TEXT", 500)
+    shortest = document_attempt.fitted(record)
+    assert (len(shortest["text"]), len(shortest["markdown"]), len(shortest["warnings"])) == (500, 500, 4)
+
+
 async def test_attempts_that_get_nowhere_count(configure: Configure) -> None:
     async def dies(number: int, attempt: int) -> str:
         raise EngineDied("The engine died while the request ran.")
@@ -199,7 +285,10 @@ async def test_a_page_that_ends_its_engine_each_time_is_given_up_and_the_others_
     assert engine.reads[2] == 4
 
 
-async def test_a_worker_that_stops_finishes_its_pages_and_another_goes_on_with_the_rest(configure: Configure) -> None:
+async def test_a_worker_that_stops_finishes_its_pages_and_another_goes_on_with_the_rest(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.worker.READS_ON", 0.0)
     settings, gate = configure(), asyncio.Event()
 
     async def held(number: int, attempt: int) -> str:

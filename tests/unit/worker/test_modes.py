@@ -13,7 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from broker.broker import Broker
 from broker.errors import EngineInputError
 from broker.job import Job, NewJob
-from config import Settings
+from config import AutoSwitchSettings, Settings
 from tests.conditions import eventually
 from tests.deployments import default_config, make_settings
 from tests.unit.worker.readers import Scripted, pages
@@ -50,6 +50,20 @@ def test_what_another_worker_is_in_the_mode_for_is_left_to_it() -> None:
     assert next_mode("gundam", waiting, busy=False, elsewhere=elsewhere, bound=60.0) == "gundam"
 
 
+def test_two_modes_for_which_both_have_waited_too_long_have_their_turns() -> None:
+    waiting = {"gundam": Waiting(700.0), "tiny": Waiting(900.0)}
+    for since, expected in ((0.0, "gundam"), (59.0, "gundam"), (60.0, "tiny")):
+        chosen = next_mode("gundam", waiting, busy=True, elsewhere=NOWHERE, bound=60.0, since=since)
+        assert chosen == expected
+
+
+def test_of_workers_that_could_help_those_who_have_waited_too_long_one_goes_first() -> None:
+    waiting = {"gundam": Waiting(1.0), "tiny": Waiting(62.0)}
+    for patience, expected in ((0.0, "tiny"), (3.0, "gundam")):
+        chosen = next_mode("gundam", waiting, busy=True, elsewhere=NOWHERE, bound=60.0, patience=patience)
+        assert chosen == expected
+
+
 def test_one_worker_after_the_other_may_take_another_mode() -> None:
     waiting = {"tiny": Waiting(2.0)}
     assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0, patience=3.0) == "gundam"
@@ -62,8 +76,9 @@ class Modal(Scripted):
     resolution: str | None = None
     modes = ("tiny", "base", "large")
 
-    def __init__(self) -> None:
+    def __init__(self, slow: float = 0.0) -> None:
         super().__init__(self._read)
+        self._slow = slow
         self.starts: list[str | None] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -79,6 +94,7 @@ class Modal(Scripted):
 
     async def _read(self, number: int, attempt: int) -> str:
         await self.gate.wait()
+        await asyncio.sleep(self._slow)
         return f"in {self.starts[-1]}"
 
 
@@ -149,6 +165,20 @@ async def test_a_job_of_another_mode_waits_until_those_of_the_present_one_are_do
         texts = [set(job.result["text"].split("\n\n")) for job in jobs if job.result]
         assert texts == [{"in base"}, {"in base"}, {"in large"}]
     assert engine.starts == ["base", "large"]
+
+
+async def test_two_modes_that_are_both_overdue_are_both_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has the engine for a while: it is not started anew for the other before it has read anything."""
+    settings = settings.model_copy(update={"auto_switch": AutoSwitchSettings(max_swap_wait=1.0)})
+    engine = Modal(slow=0.1)
+    async with at_work(settings, engine) as (broker, _):
+        jobs = [await sent(broker, mode, count=20) for mode in ("base", "tiny")]
+        for job in jobs:
+            assert (await ended(broker, job)).status == "completed"
+    assert len(engine.starts) <= 8
+    assert sum(engine.reads.values()) <= 40 + 2 * len(engine.starts)
 
 
 async def test_two_workers_in_two_modes_take_what_is_theirs(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -26,7 +27,7 @@ from ocr.protocol import Page
 from tests.conditions import eventually
 from tests.system import free_port
 from worker.engines.base import Chunk, Delta, Reader, Request, Result
-from worker.engines.openai import OpenaiEngine
+from worker.engines.openai import OpenaiEngine, _message_of
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 from worker.engines.vllm_vision import Examination, white_png
 from worker.ocr_models import Family, image_tokens
@@ -224,6 +225,36 @@ async def test_a_recogniser_that_is_cancelled_closes_its_stream(page: Page) -> N
     assert closed.is_set()
 
 
+async def test_characters_that_no_database_takes_are_replaced_once_the_answer_is_whole(page: Page) -> None:
+    split = Model("one \ud83d\ude00, \ud800 and \udfff")
+    reading = await read(split, page, known=VisionModel(Dialect.PLAIN))
+    assert reading.text == reading.markdown == reading.blocks[0].text == "one \U0001f600, \ufffd and \ufffd"
+    with pytest.raises(PageLooped) as failure:
+        await read(Model("la \udc80 " * 5000), page)
+    assert failure.value.partial is not None
+    (failure.value.message + failure.value.partial.markdown).encode()
+    with pytest.raises(RecogniserError) as broken:
+        await read(Model(reason="\ud800"), page)
+    broken.value.message.encode()
+
+
+async def test_pages_are_asked_for_no_larger_than_a_model_looks_at_them(page: Page) -> None:
+    assert VisionRecogniser("vllm", Model().chat, DEEPSEEK, page_options({})).page_side == 2600
+
+
+async def test_a_long_answer_is_taken_apart_beside_the_event_loop(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def parsed(output: str) -> Reading:
+        threads.append(threading.get_ident())
+        return Reading(output, output)
+
+    monkeypatch.setattr("worker.engines.vision.read_plain", parsed)
+    await read(Model("words"), page, known=VisionModel(Dialect.PLAIN))
+    assert threads != []
+    assert threads != [threading.get_ident()]
+
+
 class Vllm:
     """The server's side of an examination: ``likely`` is what it says to the question with one right answer."""
 
@@ -332,6 +363,17 @@ async def test_an_openai_server_reads_pages(page: Page) -> None:
     assert asked[0]["model"] == "some-vision-model"
     assert "vllm_xargs" not in asked[0]
     assert "skip_special_tokens" not in asked[0]
+
+
+async def test_an_openai_server_makes_no_searchable_pdf(page: Page) -> None:
+    async with openai([], "some-vision-model") as (engine, _):
+        with pytest.raises(EngineInputError, match="makes no searchable PDFs; ask a Tesseract model") as refused:
+            await engine.recogniser(Request("job", 1, {"options": {"searchable_pdf": True}}))
+    assert refused.value.code == "task_unsupported"
+
+
+async def test_what_a_server_says_of_a_refusal_can_be_kept(page: Page) -> None:
+    assert _message_of({"error": {"message": "no \ud800"}}) == "no \ufffd"
 
 
 async def test_a_deepseek_ocr_behind_an_openai_server_is_asked_as_one(page: Page) -> None:

@@ -475,6 +475,8 @@ async def test_another_vision_model_is_started_as_any_model(site: Site) -> None:
     assert "MODE=\n" in site.told()
     assert site.asked() == []
     await loaded.recogniser(CHAT)
+    searchable = Request("job", 1, {"options": {"searchable_pdf": True}})
+    assert "makes no searchable PDFs; ask" in await error_of(loaded.recogniser(searchable), "task_unsupported")
 
 
 async def test_a_chat_model_is_no_reader_whatever_its_architecture(site: Site) -> None:
