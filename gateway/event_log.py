@@ -15,8 +15,8 @@ from gateway import page_ranges
 from gateway.page_ranges import Ranges
 from gateway.page_schemas import EndEvent, PageEvent, ProgressEvent, StateEvent
 
-# Characters of an id; there are more of them only where thousands of pages ended with a gap after each.
-LONGEST = 8_000
+# Characters of an id; there are more of them only where hundreds of pages ended with a gap after each.
+LONGEST = 4_000
 # Pages that were begun and have not ended; engines have far fewer places.
 MOST_BEGUN = 1_000
 _ID = re.compile(r"([a-z]+)\.([0-9]{1,9});([0-9]{1,9})/([0-9]{1,9}|\?);([0-9,-]*);([0-9,-]*)(;end)?")

@@ -38,8 +38,8 @@ OCR_OPERATIONS: Operations = {
             "its number; figures are referred to as `files/NAME`, which is where they are from here. `text`: pages are "
             "separated by form feeds. `html`: one document of which nothing can run, with up to 2 MB of each page's "
             "figures inside; what is beyond that is referred to as in markdown. `zip`: all of these, with the figures "
-            "and the pictures of the pages. `pdf`: the searchable PDF, if one was asked for. With `overlay`: the picture of a page with the boxes of its blocks drawn over it, also while others "
-            "are still being read."
+            "and the pictures of the pages. `pdf`: the searchable PDF, if one was asked for. With `overlay`: the "
+            "picture of a page with the boxes of its blocks drawn over it, also while others are still being read."
         ),
         parameters=(
             _JOB_ID,

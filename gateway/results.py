@@ -46,7 +46,8 @@ class Streamed(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "HEAD":
-            return await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send)
+            return
         async with aclosing(self.body_iterator):
             # A generator that was never begun would not close its own source.
             await anext(self.body_iterator, b"")

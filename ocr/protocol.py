@@ -3,8 +3,8 @@
 The child is started with a `Job`. It answers once with ``{"pages": n}``. To each ``{"page": n}`` (n from 1, any
 order) it answers with a `Page` without its path and `Embedded`, which lies in a file beside the page's if
 ``"embedded"`` is true; to ``{"crop": n, "boxes": [[left, top, right, bottom], …]}`` with ``{"crops": k}``, the number
-of files: there is none for a part that was one too many. Any answer may be a `Refusal` instead: after a refused opening the child ends, after a refused page it waits
-for the next request. It ends when its stdin does.
+of files: there is none for a part that was one too many. Any answer may be a `Refusal` instead: after a refused opening
+the child ends, after a refused page it waits for the next request. It ends when its stdin does.
 
 This module and all that the child imports stay light: they are loaded anew for each document.
 """

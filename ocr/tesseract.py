@@ -56,6 +56,7 @@ SURE_OF_ORIENTATION = 1.5
 2.5, pages of text have 10 to 40. Its confidence in the script tells nothing: those six were Bengali with 2.8, a page of
 Chinese is Han with 0.4, one of French Latin with 0.75 or with 170."""
 
+MOST_CANDIDATES = 4
 SURE_OF_TEXT = 0.75
 """Lines of English that were read as Russian had a confidence of 0.40 to 0.66; read as what they are, 0.92 to 0.96."""
 
@@ -155,7 +156,8 @@ class Tesseract:
             languages = languages_for(script, self.installed)
             if not any(set(languages) <= set(others) for others in found):
                 found.append(languages)
-        return found
+        # A page of noise is doubtful in every script.
+        return found[:MOST_CANDIDATES]
 
     async def _straightened(self, page: Page) -> Sheet:
         straight, small = _beside(page, "straight.png"), _beside(page, "small.png")

@@ -61,8 +61,7 @@ def test_the_engine_benchmark_has_the_same_answers_both_ways_and_says_what_was_a
 def test_the_ocr_benchmark_reads_what_it_drew_with_few_errors_and_says_what_the_pipeline_adds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    kinds = ["scanned", "upside down"]
-    ocr.main(["--languages", "deu", "ara", "--kinds", *kinds, "--rounds", "1", "--pages", "2"])
+    ocr.main(["--languages", "deu", "ara", "--kinds", "scanned", "--rounds", "1", "--pages", "1"])
 
     told = capsys.readouterr().out
     rows = {row[0]: row[1:] for row in (line.strip("| ").split(" | ") for line in told.splitlines()) if len(row) > 2}

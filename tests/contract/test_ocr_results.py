@@ -209,7 +209,7 @@ async def test_head_says_what_get_would_and_reads_no_page(
 async def test_files_come_with_their_size_and_a_name_to_be_kept_by(gateway: Gateway, letter: str) -> None:
     job_id = letter.rpartition("/")[2]
     for path, size, disposition in (
-        (f"files/{FIGURE}", 14, f'inline; filename="{FIGURE}"'),
+        (f"files/{FIGURE}", 13, f'inline; filename="{FIGURE}"'),
         ("files/page-0001.jpg", 9, 'inline; filename="page-0001.jpg"'),
         ("files/searchable.pdf", len(PDF), 'attachment; filename="searchable.pdf"'),
         ("result?format=pdf", len(PDF), f'attachment; filename="{job_id}.pdf"'),

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from tests.crash.documents import Blow, Outcome, Scene, differences
-from tests.documents import scanned_pdf
+from tests.crash.documents import Blow, Outcome, Scene, differences, scan
 
-PAGES = 12
+PAGES = 8
 
 
 def test_a_document_goes_on_at_the_page_where_its_worker_or_mongod_was_killed(tmp_path: Path) -> None:
-    document = scanned_pdf(PAGES)
+    document = scan(PAGES)
     with Scene(tmp_path) as scene:
         plain = scene.read(document, None)
         for blow in (Blow("worker", 5), Blow("mongod", 3), Blow("tesseract", 2)):

@@ -154,7 +154,7 @@ class VllmEngine:
         settings = self._settings.model_copy(update={"max_concurrent": self.max_concurrent})
         reads, uuids, python = self._family(model), [gpu.uuid for gpu in gpus], self._installation.python
         # Where vLLM's processes talk to each other: what a killed one leaves behind goes with the directory.
-        environ = os.environ | {"VLLM_RPC_BASE_PATH": str(directory)}
+        environ = os.environ | {"VLLM_RPC_BASE_PATH": str(socket.parent)}
         return EngineProcess(
             command(settings, self._name, model, socket, python, total=total, family=reads),
             environment(settings, environ, uuids, mode=None if reads is None else self._mode),

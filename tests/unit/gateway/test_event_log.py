@@ -61,7 +61,7 @@ def test_an_id_takes_little_room_however_many_pages_there_are() -> None:
 
 
 def test_a_forged_id_does_no_harm() -> None:
-    most, some = (",".join(f"{first}-{first + 998}" for first in range(1, end, 1000)) for end in (999_999, 400_000))
+    most, some = (",".join(f"{first}-{first + 998}" for first in range(1, end, 1000)) for end in (999_999, 200_000))
     for pages in ("1-999999;1-999999", f";{most}", f";{some}", f"{most};"):
         assert Known.read(f"processing.1;0/?;{pages}") == Known()
 

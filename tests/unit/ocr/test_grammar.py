@@ -83,7 +83,7 @@ def test_lines_of_text_with_their_places_stay_lines() -> None:
 
 def test_what_was_located_at_several_places_is_a_block_at_each() -> None:
     reading = read(ref("a word", 0, 0, 9, 9, 100, 100, 109, 109), Refs.TEXTS)
-    assert [block.text for block in reading.blocks] == ["a word", "a word"]
+    assert [block.text for block in reading.blocks] == ["a word", ""]
     assert len({block.bbox for block in reading.blocks}) == 2
     assert reading.text == "a word"
 
