@@ -107,6 +107,21 @@ class Picture:
 Part: TypeAlias = TextLayer | Picture
 
 
+def empty_page() -> bytes:
+    """A PDF of one white A4 page: for a page of which there is not even a picture."""
+    bodies = (
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << >> >>",
+    )
+    out, table = bytearray(b"%PDF-1.4\n"), bytearray(b"xref\n0 4\n0000000000 65535 f \n")
+    for number, body in enumerate(bodies, start=1):
+        table += b"%010d 00000 n \n" % len(out)
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    start = len(out)
+    return bytes(out + table + b"trailer\n<< /Size 4 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % start)
+
+
 async def joined(parts: AsyncIterable[Part]) -> bytes:
     """One PDF of those pages, at least one, in that order. The parts lie on disk, and only the whole is in memory.
 

@@ -21,7 +21,7 @@ from ocr.errors import OcrError, RecogniserTimeout
 from ocr.page import PageRecord, PageStatus, image_name, pdf_name
 from ocr.protocol import DecodeLimits
 from ocr.recogniser import Recogniser
-from ocr.searchable import Picture, TextLayer, joined
+from ocr.searchable import Picture, TextLayer, empty_page, joined
 from ocr.tries import TryOptions
 from worker.engines.base import Engine, Reader, Request, Result
 from worker.persist import persist
@@ -206,15 +206,17 @@ class DocumentAttempt:
         return Result(result_of([page.record for page in pages], media_type, engine), files)
 
     async def _parts(self, pages: Sequence[StoredPage]) -> AsyncGenerator[TextLayer | Picture, None]:
-        """The pages of the searchable PDF: where nothing was read, the picture alone, and where there is none, nothing
-        on a page of its own."""
+        """The pages of the searchable PDF, each in its place: where nothing was read the picture alone, and where there is
+        no picture a white page."""
         for page in pages:
             pdf, image = (page.files.get(name(page.number)) for name in (pdf_name, image_name))
             if pdf is not None:
                 yield TextLayer(await persist(partial(self._broker.files.get, pdf)))
-            else:
-                picture = b"" if image is None else await persist(partial(self._broker.files.get, image))
+            elif image is not None:
+                picture = await persist(partial(self._broker.files.get, image))
                 yield Picture(picture, page.record["width"], page.record["height"])
+            else:
+                yield TextLayer(empty_page())
 
 
 def passes(error: Exception) -> bool:

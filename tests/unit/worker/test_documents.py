@@ -1,8 +1,11 @@
 """How a worker reads documents: what is read, how often, by whose turn, and what becomes of it when things go wrong."""
 
 import asyncio
+import re
+import subprocess
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from ocr.errors import PageLooped, RecogniserError
 from ocr.page import Reading
 from tests.conditions import eventually
 from tests.deployments import default_config, make_settings
-from tests.unit.worker.readers import MODEL, Scripted, as_numbered, pages, reading, sent
+from tests.documents import tiff
+from tests.unit.worker.readers import BARRED, MODEL, WHITE, Scripted, as_numbered, pages, reading, sent
 from tests.unit.worker.workers import ended
 from worker import document_attempt
 
@@ -347,6 +351,28 @@ async def test_a_large_document_makes_room_for_those_who_wait_and_loses_nothing(
     assert small.finished_at < big.finished_at
     assert (len(read["pages"]), big.attempts, engine.reads[2]) == (20, 1, 1)
     assert sum(engine.reads.values()) == 21
+
+
+async def test_a_searchable_pdf_has_every_page_also_those_that_were_not_read(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """One is blank, one cannot be read, one cannot even be drawn."""
+
+    async def not_two(number: int, attempt: int) -> str:
+        if number == 2:
+            raise PageLooped("It said the same again and again.")
+        return f"page {number}"
+
+    good = [(64, 64, WHITE), (64, 64, BARRED), (64, 64, BARRED)]
+    document = tiff([*good, (60_000, 60_000, b"\xff" * 8)])
+    async with reading(configure(page_retries=0), Scripted(not_two)) as (broker, _):
+        job = await ended(broker, await sent(broker, document, searchable_pdf=True))
+        assert (job.status, len((job.result or {})["failed_pages"])) == ("completed", 2)
+        (tmp_path / "whole.pdf").write_bytes(await broker.files.get(job.files["searchable.pdf"]))
+    pdfinfo = partial(subprocess.run, capture_output=True, text=True, check=True)
+    told = await asyncio.to_thread(pdfinfo, ["pdfinfo", tmp_path / "whole.pdf"])
+    assert re.search(r"Pages: +4\b", told.stdout)
+    assert told.stderr == ""
 
 
 async def test_a_cancelled_document_stops_and_keeps_no_page_going(configure: Configure) -> None:
