@@ -140,7 +140,13 @@ class _Reading:
 
     async def open(self) -> None:
         options = self._options
-        decoder = PageDecoder(*self._document, self._limits, pages=options.pages, text=options.text)
+        decoder = PageDecoder(
+            *self._document,
+            self._limits,
+            pages=options.pages,
+            text=options.text,
+            straight=self._recogniser.wants_straight and options.text != "embedded",
+        )
         self._decoder = await self.stack.enter_async_context(decoder)
         self.numbers = decoder.numbers
 
@@ -220,8 +226,7 @@ class _Reading:
                     continue
                 await events.put(PageBegun(page.number))
                 ended = await self._ended(decoder, page)
-            page.path.unlink(missing_ok=True)
-            page.preview.unlink(missing_ok=True)
+            page.remove()
             await events.put(ended)
 
     async def _ended(self, decoder: PageDecoder, page: Page) -> PageEnded:

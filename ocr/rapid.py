@@ -46,6 +46,7 @@ class RapidOcr:
     out."""
 
     name = "rapidocr"
+    wants_straight = False
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()

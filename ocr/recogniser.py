@@ -11,6 +11,8 @@ class Recogniser(Protocol):
 
     name: str
     """The engine that is named in the page's record."""
+    wants_straight: bool
+    """Whether it makes use of `Page.straight`."""
 
     async def recognise(self, page: Page, attempt: int) -> Reading:
         """Reads a page that `ocr.decoder` drew. `attempt` counts the tries of this page from 1: a recogniser that can

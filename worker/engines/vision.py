@@ -68,6 +68,8 @@ def page_options(payload: Mapping[str, Any]) -> PageOptions:
 class VisionRecogniser:
     """Implements `ocr.recogniser.Recogniser`: asks the model that `chat` reaches. `name`: in the records of pages."""
 
+    wants_straight = False
+
     def __init__(self, name: str, chat: Chat, model: VisionModel, options: PageOptions) -> None:
         self.name = name
         self._chat = chat

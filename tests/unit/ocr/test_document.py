@@ -187,6 +187,7 @@ async def test_events_that_nobody_wants_any_more_leave_nothing(scratch: Path, of
 async def test_what_a_recogniser_raises_that_lies_in_no_page_ends_the_reading() -> None:
     class Broken:
         name = "broken"
+        wants_straight = False
 
         async def recognise(self, page: Page, attempt: int) -> Reading:
             raise LookupError("the engine is gone")
@@ -201,6 +202,7 @@ async def test_a_recogniser_that_somebody_killed_reads_the_page_again_in_the_sam
 
     class Struck:
         name = "struck"
+        wants_straight = False
 
         async def recognise(self, page: Page, attempt: int) -> Reading:
             tries.append(attempt)

@@ -57,6 +57,7 @@ class Scripted:
 
     class Pages:
         name = "scripted"
+        wants_straight = False
 
         def __init__(self, engine: "Scripted") -> None:
             self._engine = engine
