@@ -1,4 +1,4 @@
-"""PDF → pages, drawn by poppler through pdf2image. Runs in the decoding child only."""
+"""PDF → pages, drawn by poppler. Runs in the decoding child only."""
 
 import io
 import math

@@ -70,7 +70,7 @@ def telling_part(page: Image.Image) -> Image.Image:
     rows = ink.resize((1, ink.height), Image.Resampling.BOX).tobytes()
     part = ink.height // 3
     inks, top = max((sum(rows[top : top + part]), -top) for top in range(ink.height - part + 1))
-    if inks < DENSE * part:
+    if not part or inks < DENSE * part:
         return page
     top = -top * page.height // ink.height
     return page.crop((0, top, page.width, top + page.height // 3))
