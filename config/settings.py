@@ -205,7 +205,9 @@ class ConfigFile(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        found = inconsistencies(self.model_dump(include={"models", "defaults", "auth", "rate_limit"}, exclude_unset=True))
+        found = inconsistencies(
+            self.model_dump(include={"models", "defaults", "auth", "rate_limit"}, exclude_unset=True)
+        )
         if found:
             text = "; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in found)
             raise PydanticCustomError("inconsistent", "{text}", {"text": text})

@@ -22,11 +22,14 @@ from ocr.protocol import (
     Job,
     Page,
     Refusal,
+    Straight,
     TextSource,
     crop_path,
     decoder_death,
     embedded_path,
     page_path,
+    part_path,
+    straight_path,
     wall_timeout,
 )
 from ocr.scratch import scratch_directory
@@ -50,7 +53,8 @@ class PageDecoder:
                 page.path.unlink()
 
     `numbers` are the pages asked for (all, where `pages` is None), ascending; `page_count` is how many the document
-    has. With `text` other than ``ocr`` the pages of a PDF come with the text that they carry.
+    has. With `text` other than ``ocr`` the pages of a PDF come with the text that they carry; with `straight` pages
+    that are to be read come with their lines straight.
 
     Entering raises a `DocumentError` for a document that cannot be opened, `page` for a page that cannot be
     drawn. Pages that were asked for lie in a temporary directory until they are unlinked or the block is
@@ -68,6 +72,7 @@ class PageDecoder:
         *,
         pages: str | None = None,
         text: TextSource = "auto",
+        straight: bool = False,
     ) -> None:
         if media_type not in MEDIA_TYPES:
             known = ", ".join(sorted(MEDIA_TYPES))
@@ -81,6 +86,7 @@ class PageDecoder:
         self._limits = limits or DecodeLimits()
         self._pages = pages or None
         self._text = text
+        self._straight = straight
         self._turn = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._child: Child
@@ -91,7 +97,7 @@ class PageDecoder:
             (self._directory / "document").write_bytes(self._data)
             root = str(Path(ocr.__file__).parents[1])
             where = (str(self._directory), "document", self._media_type)
-            job = Job(*where, os.getpid(), self._limits, self._pages, self._text)
+            job = Job(*where, os.getpid(), self._limits, self._pages, self._text, self._straight)
             command = python_arguments("-m", "ocr.decoder_child", job.to_json())
             running = child(command, str(self._directory), talk=True, PYTHONPATH=root)
             self._child = await self._stack.enter_async_context(running)
@@ -119,7 +125,8 @@ class PageDecoder:
             answer = await self._ask({"page": number}, number)
             carried = answer.pop("embedded", False)
             embedded = await asyncio.to_thread(read_embedded, embedded_path(path)) if carried else None
-            return Page(path=path, embedded=embedded, **answer)
+            turned = answer.pop("straight", None)
+            return Page(path=path, embedded=embedded, straight=turned and straight(path, *turned), **answer)
 
     async def crop(self, number: int, boxes: Sequence[Box]) -> list[bytes | None]:
         """Cut parts, as PNG files, out of a page that has been drawn and whose file still lies there.
@@ -199,6 +206,11 @@ def taken_parts(paths: Sequence[Path]) -> list[bytes | None]:
         left -= len(part or b"")
         parts.append(part)
     return parts
+
+
+def straight(page: Path, angle: float, reduction: int) -> Straight:
+    path = straight_path(page) if angle else page
+    return Straight(path, part_path(page) if reduction > 1 else path, angle, reduction)
 
 
 def read_embedded(path: Path) -> Embedded:

@@ -31,6 +31,7 @@ from ocr.protocol import (
     page_path,
     preview_path,
 )
+from ocr.straight import write_straight
 
 FRAMES = 10_000
 """A picture with more frames is refused even where only some are asked for: they are found one by one."""
@@ -65,8 +66,10 @@ def write_page(job: Job, source: PageSource, number: int) -> dict[str, Any]:
             embedded_path(path).write_text(json.dumps(asdict(embedded)), encoding="utf-8")
         # Text that somebody insists on may be there without ink.
         blank = without_ink(page) and not (job.text == "embedded" and embedded is not None and embedded.text)
+        is_read = not blank and not (embedded is not None and embedded.sound)
+        straight = write_straight(page, path) if job.straight and is_read else None
     answer = {"number": number, "width": page.width, "height": page.height, "dpi": dpi, "blank": blank}
-    return {**answer, "embedded": embedded is not None}
+    return {**answer, "embedded": embedded is not None, "straight": straight}
 
 
 def write_crops(job: Job, number: int, boxes: Sequence[Box]) -> dict[str, Any]:

@@ -137,7 +137,13 @@ class _Reading:
 
     async def open(self) -> None:
         options = self._options
-        decoder = PageDecoder(*self._document, self._limits, pages=options.pages, text=options.text)
+        decoder = PageDecoder(
+            *self._document,
+            self._limits,
+            pages=options.pages,
+            text=options.text,
+            straight=self._recogniser.wants_straight and options.text != "embedded",
+        )
         self._decoder = await self.stack.enter_async_context(decoder)
         self.numbers = decoder.numbers
 
@@ -225,7 +231,7 @@ class _Reading:
                     continue
                 events.put_nowait(PageBegun(page.number))
                 ended = await self._ended(decoder, page)
-            page.path.unlink(missing_ok=True)
+            page.remove()
             events.put_nowait(ended)
             # No further page before what has been read is kept: a database that is away does not fill the memory.
             await events.join()

@@ -47,11 +47,11 @@ FEW_CELLS = 12
 def without_ink(page: Image.Image) -> bool:
     """True only for a page (L or RGB) on which nobody would find a letter."""
     grey = page.convert("L")
+    grey = grey.reduce(max(1, round(max(grey.size) / SIDE)))
     low, high = grey.getextrema()
     if low == high:
         return True
-    factor = max(1, round(max(grey.size) / SIDE))
-    grey = grey.reduce(factor).filter(ImageFilter.GaussianBlur(SOFTNESS))
+    grey = grey.filter(ImageFilter.GaussianBlur(SOFTNESS))
     if min(grey.size) < 4 * CELL:
         return False
     cells = changes(grey).reduce(CELL).histogram()

@@ -1,7 +1,9 @@
-"""PDF → pages, drawn by poppler through pdf2image. Runs in the decoding child only."""
+"""PDF → pages, drawn by poppler. Runs in the decoding child only."""
 
+import io
 import math
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,28 +52,31 @@ class PdfDocument:
         budget.begin(self.limits.cpu_seconds)
         width, height = self._size(number)
         dpi = self._dpi(number, width, height)
-        try:
-            images = pdf2image.convert_from_path(
-                str(self.path),
-                dpi=dpi,
-                first_page=number,
-                last_page=number,
-                use_cropbox=True,
-                timeout=math.ceil(self.limits.wall_seconds),
-            )
-        except PDFPopplerTimeoutError:
-            raise wall_timeout(number, self.limits) from None
-        except ValueError:  # What poppler wrote stops amid its first line.
-            images = []
-        self._check_end(number)
-        if not images:
+        page = self._drawn(number, dpi)
+        if page is None:
             raise self._unreadable(f"Page {number} of the PDF cannot be drawn.", page=number)
-        page = images[0]
-        page.load()
         # Where poppler cannot have the memory for a page it draws one pixel and says nothing.
         if page.width * page.height < width * height * (dpi / 72) ** 2 * 0.5:
             raise self._unreadable(f"Page {number} of the PDF was not drawn in full.", page=number)
         return flattened(page), dpi
+
+    def _drawn(self, number: int, dpi: int) -> Image.Image | None:
+        # Not by pdf2image, which counts the pages of the document again for each one, and copies it.
+        where = ["-r", str(dpi), "-f", str(number), "-l", str(number), "-cropbox", str(self.path)]
+        program = Poppler(["pdftoppm", *where], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            drawn, _ = program.communicate(timeout=self.limits.wall_seconds)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.communicate()
+            raise wall_timeout(number, self.limits) from None
+        self._check_end(number)
+        try:
+            page = Image.open(io.BytesIO(drawn), formats=("PPM",))
+            page.load()
+        except (OSError, ValueError):  # It stops amid its picture, or before.
+            return None
+        return page
 
     def text(self, number: int, page: Image.Image, dpi: int | None) -> Embedded | None:
         """The text that page `number` carries, compared with the page as it was drawn at `dpi`."""

@@ -1,10 +1,11 @@
 """What `ocr.decoder` and its child process say to each other: one JSON object a line.
 
 The child is started with a `Job`. It answers once with ``{"pages": n}``. To each ``{"page": n}`` (n from 1, any
-order) it answers with a `Page` without its path and `Embedded`, which lies in a file beside the page's if
-``"embedded"`` is true; to ``{"crop": n, "boxes": [[left, top, right, bottom], …]}`` with ``{"crops": k}``, the number
-of files: there is none for a part that was one too many. Any answer may be a `Refusal` instead: after a refused opening
-the child ends, after a refused page it waits for the next request. It ends when its stdin does.
+order) it answers with a `Page` without its path, without `Embedded`, which lies in a file beside the page's if
+``"embedded"`` is true, and with the angle and the reduction of its `Straight`; to
+``{"crop": n, "boxes": [[left, top, right, bottom], …]}`` with ``{"crops": k}``, the number of files: there is none for
+a part that was one too many. Any answer may be a `Refusal` instead: after a refused opening the child ends, after a
+refused page it waits for the next request. It ends when its stdin does.
 
 This module and all that the child imports stay light: they are loaded anew for each document.
 """
@@ -72,6 +73,7 @@ class Job:
     limits: DecodeLimits
     pages: str | None
     text: TextSource
+    straight: bool
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -105,11 +107,26 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class Straight:
+    """A page in grey, its lines along its sides: the page as it was drawn, turned by `angle` degrees counter-clockwise.
+
+    `path` is the page's own file where that angle is 0. `part` shows as much of it as tells how the page lies, reduced
+    by the factor `reduction`; it is `path` again where that is 1.
+    """
+
+    path: Path
+    part: Path
+    angle: float
+    reduction: int
+
+
+@dataclass(frozen=True)
 class Page:
     """One decoded page: a PNG of `width` by `height` pixels, grey or RGB, upright as its document says.
 
     `dpi` is None where the document does not say anything that can be true. `blank`: there is no ink on it.
-    `embedded` is None where the page is of no PDF, and where only OCR was asked for.
+    `embedded` is None where the page is of no PDF, and where only OCR was asked for. `straight` is None where nobody
+    wants it, and where the page need not be read.
     """
 
     number: int
@@ -119,11 +136,18 @@ class Page:
     dpi: int | None
     blank: bool = False
     embedded: Embedded | None = None
+    straight: Straight | None = None
 
     @property
     def preview(self) -> Path:
         """A JPEG of the page for people, at most `PREVIEW_SIDE` pixels on its longer side."""
         return preview_path(self.path)
+
+    def remove(self) -> None:
+        """Unlink the page's files, those that are there."""
+        more = (self.straight.path, self.straight.part) if self.straight else ()
+        for path in (self.path, self.preview, *more):
+            path.unlink(missing_ok=True)
 
 
 class Refusal(Exception):
@@ -151,6 +175,14 @@ def page_path(directory: str | Path, number: int) -> Path:
 
 def preview_path(page: Path) -> Path:
     return page.with_suffix(".jpg")
+
+
+def straight_path(page: Path) -> Path:
+    return page.with_suffix(".straight.png")
+
+
+def part_path(page: Path) -> Path:
+    return page.with_suffix(".part.png")
 
 
 def embedded_path(page: Path) -> Path:

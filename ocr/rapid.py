@@ -47,6 +47,7 @@ class RapidOcr:
 
     name = "rapidocr"
     page_side: int | None = None
+    wants_straight = False
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()

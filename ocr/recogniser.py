@@ -13,6 +13,8 @@ class Recogniser(Protocol):
     """The engine that is named in the page's record."""
     page_side: int | None
     """Pixels of the longer side to which pages are reduced before it is given them; None: as they are drawn."""
+    wants_straight: bool
+    """Whether it makes use of `Page.straight`."""
 
     async def recognise(self, page: Page, attempt: int) -> Reading:
         """Reads a page that `ocr.decoder` drew. `attempt` counts the tries of this page from 1: a recogniser that can

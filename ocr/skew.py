@@ -16,8 +16,9 @@ COARSE, FINE = 0.5, 0.1
 COARSE_SIDE, FINE_SIDE = 350, 700
 SMALLEST = 0.25
 """Tesseract does not mind less; from 1 degree on it loses lines of Arabic and Hindi, from 2 on of any language."""
-CLEARER = 1.1
-"""How much clearer the rows must be than on the page as it lies: a photograph has no angle."""
+CLEARER = 1.5
+"""How much clearer the rows must be than on the page as it lies: they are twice as clear from 0.3 degrees on, and a
+photograph has no angle."""
 DENSE = 8
 """Mean level of the ink, of 255: pages of text have 8 to 20 in their densest third, a page with one line has 1."""
 PAPER_NOISE = 40
@@ -46,7 +47,8 @@ def _ink(grey: Image.Image, side: int) -> Image.Image:
 
 
 def _clearness(ink: Image.Image, angle: float) -> int:
-    turned = ink.rotate(angle, Image.Resampling.BILINEAR) if angle else ink
+    # Between pixels nothing is made up: that takes eight times as long and finds the same angle.
+    turned = ink.rotate(angle, Image.Resampling.NEAREST) if angle else ink
     rows = turned.resize((1, ink.height), Image.Resampling.BOX).tobytes()
     columns = turned.resize((ink.width, 1), Image.Resampling.BOX).tobytes()
     return max(sum((a - b) ** 2 for a, b in pairwise(line)) for line in (rows, columns))
@@ -68,7 +70,7 @@ def telling_part(page: Image.Image) -> Image.Image:
     rows = ink.resize((1, ink.height), Image.Resampling.BOX).tobytes()
     part = ink.height // 3
     inks, top = max((sum(rows[top : top + part]), -top) for top in range(ink.height - part + 1))
-    if inks < DENSE * part:
+    if not part or inks < DENSE * part:
         return page
     top = -top * page.height // ink.height
     return page.crop((0, top, page.width, top + page.height // 3))

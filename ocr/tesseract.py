@@ -1,4 +1,4 @@
-"""Pages → text by Tesseract: a page is straightened, its script found, its languages chosen, and then it is read."""
+"""Pages → text by Tesseract: of a straightened page the script is found, its languages chosen, and then it is read."""
 
 import math
 import os
@@ -90,6 +90,7 @@ class Tesseract:
 
     name = "tesseract"
     page_side: int | None = None
+    wants_straight = True
 
     def __init__(
         self,
@@ -122,10 +123,6 @@ class Tesseract:
 
         From the second try on the page is read as it was drawn, and its layout found in simpler ways.
         """
-        # Given anything but a picture, Tesseract takes it for a list of files to read.
-        with page.path.open("rb") as file:
-            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
-                raise ValueError(f"{page.path} is not a PNG")
         try:
             return await self._recognise(page, attempt)
         finally:
@@ -133,8 +130,9 @@ class Tesseract:
                 path.unlink()
 
     async def _recognise(self, page: Page, attempt: int) -> Reading:
-        as_drawn = Sheet(page.path, page.path, page.dpi, page.dpi)
-        sheet = await self._straightened(page) if attempt == 1 else as_drawn
+        sheet = sheet_of(page, attempt)
+        for path in (sheet.path, sheet.for_orientation):
+            check_png(path)
         orientation = await self._orientation(sheet, page) if "osd" in self.installed else None
         best: Reading | None = None
         for languages in self.candidates(orientation):
@@ -158,25 +156,6 @@ class Tesseract:
                 found.append(languages)
         # A page of noise is doubtful in every script.
         return found[:MOST_CANDIDATES]
-
-    async def _straightened(self, page: Page) -> Sheet:
-        straight, small = _beside(page, "straight.png"), _beside(page, "small.png")
-        root = str(Path(ocr.__file__).parents[1])
-        arguments = map(str, (os.getpid(), page.path, straight, small))
-        command = python_arguments("-m", "ocr.straightening_child", *arguments)
-        async with child(command, str(page.path.parent), talk=True, PYTHONPATH=root) as running:
-            assert running.process.stdout is not None
-            answer = (await running.process.stdout.read()).decode()
-            status = await running.ended()
-        _raise_for_death("The program that straightens pages", status, running)
-        if status != 0:
-            message = f"Page {page.number} could not be straightened."
-            raise RecogniserError(message, page=page.number, status=status, stderr=running.stderr)
-        angle, reduction = float(answer.split()[0]), int(answer.split()[1])
-        path = straight if angle else page.path
-        if reduction == 1:
-            return Sheet(path, path, page.dpi, page.dpi, angle)
-        return Sheet(path, small, page.dpi, page.dpi and page.dpi // reduction, angle)
 
     async def _orientation(self, sheet: Sheet, page: Page) -> Orientation | None:
         """Script and orientation, or None for a page with too little on it to tell."""
@@ -231,6 +210,20 @@ class Tesseract:
             status = await running.ended()
         _raise_for_death("Tesseract", status, running)
         return status, running.stderr
+
+
+def sheet_of(page: Page, attempt: int) -> Sheet:
+    if page.straight is None or attempt > 1:
+        return Sheet(page.path, page.path, page.dpi, page.dpi)
+    straight = page.straight
+    return Sheet(straight.path, straight.part, page.dpi, page.dpi and page.dpi // straight.reduction, straight.angle)
+
+
+def check_png(path: Path) -> None:
+    """Raises `ValueError`. Given anything but a picture, Tesseract takes it for a list of files to read."""
+    with path.open("rb") as file:
+        if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+            raise ValueError(f"{path} is not a PNG")
 
 
 async def installed_languages() -> tuple[str, ...]:

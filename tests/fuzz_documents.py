@@ -124,7 +124,7 @@ def mutated(seed: int, number: int) -> Input:
 async def outcome(one: Input) -> str:
     """``pages`` or the code of the error; ``WRONG: …`` for what must not be."""
     try:
-        async with PageDecoder(one.data, one.media_type, LIMITS) as decoder:
+        async with PageDecoder(one.data, one.media_type, LIMITS, straight=True) as decoder:
             refused = ""
             for number in decoder.numbers:
                 try:
@@ -134,7 +134,7 @@ async def outcome(one: Input) -> str:
                     if error.code in ("decode_timeout", "decoder_crashed"):
                         break
                 else:
-                    page.path.unlink()
+                    page.remove()
             return refused or "pages"
     except DocumentError as error:
         return judged(error)

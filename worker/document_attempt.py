@@ -206,8 +206,8 @@ class DocumentAttempt:
         return Result(result_of([page.record for page in pages], media_type, engine), files)
 
     async def _parts(self, pages: Sequence[StoredPage]) -> AsyncGenerator[TextLayer | Picture, None]:
-        """The pages of the searchable PDF, each in its place. Where nothing was read it is the picture alone, and a white
-        page where there is none."""
+        """The pages of the searchable PDF, each in its place. Where nothing was read it is the picture alone, or a
+        white page."""
         for page in pages:
             pdf, image = (page.files.get(name(page.number)) for name in (pdf_name, image_name))
             if pdf is not None:

@@ -67,7 +67,7 @@ async def outcome(case: Case) -> Outcome:
     right = True
     async with memory_watched() as memory:
         try:
-            async with PageDecoder(data, case.media_type, case.limits, pages=case.pages) as decoder:
+            async with PageDecoder(data, case.media_type, case.limits, pages=case.pages, straight=True) as decoder:
                 for number in decoder.numbers:
                     try:
                         page = await decoder.page(number)
@@ -90,8 +90,7 @@ def checked(page: Page, looks: Look | None) -> bool:
         preview.load()
         right = image.size == (page.width, page.height) and image.mode in ("L", "RGB") and max(preview.size) <= 1600
         right = right and (looks is None or looks(image))
-    page.path.unlink()
-    page.preview.unlink()
+    page.remove()
     return right
 
 

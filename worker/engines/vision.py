@@ -72,6 +72,7 @@ class VisionRecogniser:
     """Implements `ocr.recogniser.Recogniser`: asks the model that `chat` reaches. `name`: in the records of pages."""
 
     page_side: int | None = _PAGE_SIDE
+    wants_straight = False
 
     def __init__(self, name: str, chat: Chat, model: VisionModel, options: PageOptions) -> None:
         self.name = name

@@ -183,7 +183,8 @@ def test_a_wrong_key_is_named_with_its_path_and_line(refusal: Refusal, lines: li
         (model("task: chat"), "2: models.m.engine: missing: one of tesseract, rapidocr, openai, simulator, vllm"),
         (
             model("task: chat", "engine: vlm"),
-            "4: models.m.engine: unknown engine (did you mean vllm?): one of tesseract, rapidocr, openai, simulator, vllm",
+            "4: models.m.engine: unknown engine (did you mean vllm?): "
+            "one of tesseract, rapidocr, openai, simulator, vllm",
         ),
         (model("task: chat", "engine: openai"), "2: models.m.base_url: missing"),
         ("models:\n  m:\n", "2: models.m: expected a mapping, got nothing"),

@@ -24,6 +24,8 @@ from ocr.errors import (
     UnreadableDocument,
 )
 from ocr.protocol import DecodeLimits
+from ocr.skew import skew_of
+from samples.make_sample import draw_page
 from tests.conditions import eventually
 from tests.documents import (
     blank_pdf,
@@ -305,3 +307,25 @@ async def test_decoder_and_poppler_die_with_a_worker_that_is_killed(tmp_path: Pa
     await victim.wait()
     _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=5)
     assert alive == []
+
+
+async def test_pages_come_straight_only_where_somebody_wants_them_so(scratch: Path) -> None:
+    askew, blank = scanned_page(scan_text(1), skew=2.0, dpi=200), Image.new("L", (1700, 2200), 255)
+    document = pdf_of_scans([askew, draw_page([scan_text(1)], dpi=200)[0], blank], 200)
+    async with PageDecoder(document, PDF, DecodeLimits(dpi=200), straight=True) as decoder:
+        turned, as_it_lay, empty = [page async for page in decoder]
+        assert turned.straight is not None
+        assert turned.straight.angle == pytest.approx(-2.0, abs=0.11)
+        assert turned.straight.reduction == 2
+        with Image.open(turned.straight.path) as picture, Image.open(turned.straight.part) as part:
+            assert (picture.mode, picture.size) == ("L", (turned.width, turned.height))
+            assert skew_of(picture) == 0
+            assert part.width == turned.width // 2
+        assert as_it_lay.straight is not None
+        assert (as_it_lay.straight.path, as_it_lay.straight.angle) == (as_it_lay.path, 0)
+        assert (empty.blank, empty.straight) == (True, None)
+        for page in (turned, as_it_lay, empty):
+            page.remove()
+        assert names(turned.path.parent) == ["document"]
+    async with PageDecoder(document, PDF, DecodeLimits(dpi=50)) as decoder:
+        assert (await decoder.page(1)).straight is None

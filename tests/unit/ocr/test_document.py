@@ -188,6 +188,7 @@ async def test_what_a_recogniser_raises_that_lies_in_no_page_ends_the_reading() 
     class Broken:
         name = "broken"
         page_side = None
+        wants_straight = False
 
         async def recognise(self, page: Page, attempt: int) -> Reading:
             raise LookupError("the engine is gone")
@@ -203,6 +204,7 @@ async def test_a_recogniser_that_somebody_killed_reads_the_page_again_in_the_sam
     class Struck:
         name = "struck"
         page_side = None
+        wants_straight = False
 
         async def recognise(self, page: Page, attempt: int) -> Reading:
             tries.append(attempt)

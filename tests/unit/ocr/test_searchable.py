@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ocr.decoder import straight
 from ocr.errors import OcrError, ToolMissing
 from ocr.protocol import Page
 from ocr.searchable import AT_ONCE, NoTextLayer, Part, Picture, TextLayer, joined, with_picture
 from ocr.searchable_pictures_child import jpeg_header
+from ocr.straight import write_straight
 from ocr.tesseract import Tesseract
 from samples.make_sample import draw_page, scanned
 from tests.documents import blank_pdf, character_error_rate, encoded, page_jpeg, scanned_page
@@ -34,7 +36,8 @@ async def searchable(image: Image.Image, scratch: Path, dpi: int | None = DPI) -
     path = scratch.parent / "page-000001.png"
     image.save(path)
     tesseract = await Tesseract.find(["eng"], searchable=True)
-    reading = await tesseract.recognise(Page(1, path, image.width, image.height, dpi), 1)
+    lines = straight(path, *write_straight(image, path))
+    reading = await tesseract.recognise(Page(1, path, image.width, image.height, dpi, straight=lines), 1)
     assert reading.pdf is not None
     output = scratch.parent / "page.pdf"
     output.write_bytes(reading.pdf)

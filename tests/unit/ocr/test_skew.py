@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from ocr.skew import skew_of, straightened
+from ocr.skew import skew_of, straightened, telling_part
 from samples.make_sample import draw_page, scanned
 
 TEXT = (
@@ -33,3 +33,10 @@ def test_a_straightened_page_lies_straight_and_has_its_paper_in_the_corners() ->
     assert straight.getpixel((0, 0)) == page.getpixel((600, 1500))
     colour = straightened(Image.merge("RGB", [page] * 3), -3.0)
     assert colour.mode == "RGB"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5000, 1), (2001, 2), (1, 5000), (30_000, 3)])
+def test_of_a_scrap_that_is_hardly_a_page_the_whole_is_the_telling_part(size: tuple[int, int]) -> None:
+    scrap = Image.new("L", size, 255)
+    scrap.putpixel((0, 0), 0)
+    assert (skew_of(scrap), telling_part(scrap).size) == (0, size)

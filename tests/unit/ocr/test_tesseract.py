@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ocr.decoder import straight
 from ocr.errors import LanguageMissing, RecogniserError, RecogniserTimeout, ToolMissing
 from ocr.page import Box, Reading
-from ocr.protocol import Page
+from ocr.protocol import Page, Straight
+from ocr.straight import write_straight
 from ocr.tesseract import (
     Orientation,
     Tesseract,
@@ -31,7 +33,7 @@ TEXT = (
 def page_of(image: Image.Image, scratch: Path, dpi: int | None = 150) -> Page:
     path = scratch.parent / "page-000001.png"
     image.save(path)
-    return Page(1, path, image.width, image.height, dpi)
+    return Page(1, path, image.width, image.height, dpi, straight=straight(path, *write_straight(image, path)))
 
 
 async def reading(image: Image.Image, scratch: Path, timeout: float = 60.0, attempt: int = 1) -> Reading:
@@ -83,9 +85,18 @@ async def test_nothing_is_left_beside_the_page(scratch: Path) -> None:
 
 async def test_a_list_of_paths_named_png_never_reaches_tesseract(scratch: Path) -> None:
     path = scratch.parent / "page-000001.png"
-    path.write_text("/etc/passwd\n")
-    with pytest.raises(ValueError, match="is not a PNG"):
-        await (await Tesseract.find()).recognise(Page(1, path, 10, 10, None), 1)
+    list_of_paths, picture = path, path.with_name("picture.png")
+    list_of_paths.write_text("/etc/passwd\n")
+    Image.new("L", (10, 10)).save(picture)
+    tesseract = await Tesseract.find()
+    for page, turned, part in (
+        (list_of_paths, None, None),
+        (picture, list_of_paths, picture),
+        (picture, picture, list_of_paths),
+    ):
+        lines = Straight(turned, part, 1.0, 2) if turned and part else None
+        with pytest.raises(ValueError, match=r"page-000001\.png is not a PNG"):
+            await tesseract.recognise(Page(1, page, 10, 10, None, straight=lines), 1)
 
 
 async def test_a_page_whose_reading_is_given_up_leaves_no_process_and_no_file(
@@ -122,10 +133,8 @@ async def test_a_page_that_tesseract_cannot_read_gives_what_it_said(scratch: Pat
     path = scratch.parent / "page-000001.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     tesseract = await Tesseract.find()
-    with pytest.raises(RecogniserError, match="Page 1 could not be straightened"):
-        await tesseract.recognise(Page(1, path, 10, 10, None), 1)
     with pytest.raises(RecogniserError, match="failed with status 1 on page 1") as caught:
-        await tesseract.recognise(Page(1, path, 10, 10, None), 2)
+        await tesseract.recognise(Page(1, path, 10, 10, None), 1)
     assert "png" in str(caught.value.details["stderr"]).lower()
 
 

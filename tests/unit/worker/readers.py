@@ -59,6 +59,7 @@ class Scripted:
     class Pages:
         name = "scripted"
         page_side = None
+        wants_straight = False
 
         def __init__(self, engine: "Scripted") -> None:
             self._engine = engine
