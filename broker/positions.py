@@ -109,7 +109,9 @@ class Positions:
         measured, service = self._services.get(model, (0.0, None))
         if time.monotonic() - measured < SERVICE_TRUST and service is not None:
             return service
-        done = {"model": model, "status": Status.COMPLETED.value, "finished_at": {"$exists": True}}
+        # Those that were answered with an earlier result have never started.
+        ran = {"finished_at": {"$exists": True}, "started_at": {"$exists": True}}
+        done = {"model": model, "status": Status.COMPLETED.value} | ran
         last = self._jobs.find(done, {"started_at": 1, "finished_at": 1}).sort("finished_at", -1).limit(SAMPLE)
         spans = [(job["finished_at"] - job["started_at"]).total_seconds() async for job in last.hint(ENDED_INDEX)]
         service = mean(spans) if spans else None

@@ -94,6 +94,8 @@ async def test_the_same_document_again_is_answered_at_once_unless_the_client_wan
     assert again["request_id"] not in (first["request_id"], anew["request_id"])
     assert (again["cached_from"], first["cached_from"], anew["cached_from"]) == (first["request_id"], None, None)
     assert (again["attempts"], again["result"], again["pages"]) == (0, first["result"], first["pages"])
+    other = await gateway.http.post("/api/ocr", files={"file": ("page.png", documents.page_png())})
+    assert other.status_code == 202, "how long jobs take is told by those that were run alone"
     whole = await gateway.http.get(f"/api/jobs/{again['request_id']}/pages/1")
     assert whole.json()["text"] == first["result"]["pages"][0]["text"]
 
