@@ -1,9 +1,8 @@
 """An engine that reads documents as a test tells it to, and documents of pages that are quickly drawn."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 from bson import ObjectId
 
@@ -15,8 +14,9 @@ from ocr.page import Reading
 from ocr.protocol import Page
 from ocr.turns import PageTurns
 from tests.documents import tiff
+from tests.unit.worker.workers import working
 from worker.engines.base import Chunk, Request
-from worker.worker import Worker, new_identity
+from worker.worker import Worker
 
 MODEL = "tesseract"
 WHITE, BARRED = b"\xff" * 512, (b"\xff" * 64 + b"\xff\0\0\0\0\0\0\xff" * 8) * 4
@@ -77,32 +77,19 @@ class Scripted:
             return Reading(text, f"# {text}")
 
 
-@asynccontextmanager
-async def reading(settings: Settings, engine: Scripted) -> AsyncIterator[tuple[Broker, Worker]]:
-    """A worker for MODEL."""
-    broker = await Broker.open(settings, worker=new_identity())
-    broker.start()
-    worker = Worker(broker, {MODEL: engine})
-    running = asyncio.create_task(worker.run())
-    await broker.ready.wait()
-    try:
-        yield broker, worker
-    finally:
-        worker.drain()
-        worker.drain()
-        await running
-        await broker.close()
+def reading(
+    settings: Settings, engine: Scripted, model: str = MODEL
+) -> AbstractAsyncContextManager[tuple[Broker, Worker]]:
+    return working(settings, engine, model, hurry=True)
 
 
-async def sent(
-    broker: Broker, document: bytes, media_type: str = "image/tiff", *, suspect: bool = False, **options: object
-) -> Job:
+async def sent(broker: Broker, document: bytes, *, model: str = MODEL, suspect: bool = False, **options: object) -> Job:
     """``suspect``: as if an engine had died while it and others ran."""
     job_id = ObjectId()
-    file = await broker.files.put(job_id, document, media_type)
-    new = NewJob("ocr", MODEL, "ann", {"prompt": None, "options": options}, file=file, id=job_id)
+    file = await broker.files.put(job_id, document, "image/tiff")
+    new = NewJob("ocr", model, "ann", {"prompt": None, "options": options}, file=file, id=job_id)
     if not suspect:
         return await broker.queue.submit(new)
-    document_of_job = {**new_document(new, broker.models[MODEL]), "place": 0, "suspect": True}
+    document_of_job = {**new_document(new, broker.models[model]), "place": 0, "suspect": True}
     await broker.database.jobs.insert_one(document_of_job)
     return Job.from_document(document_of_job)

@@ -1,26 +1,23 @@
 """In which mode documents are read: jobs go to an engine in theirs, and an idle engine changes to what is asked for."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bson import ObjectId
 from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.broker import Broker
 from broker.errors import EngineInputError
-from broker.job import Job, NewJob
+from broker.job import Job
 from config import AutoSwitchSettings, Settings
 from tests.conditions import eventually
 from tests.deployments import default_config, make_settings
+from tests.unit.worker import readers
 from tests.unit.worker.readers import Scripted, pages
 from tests.unit.worker.workers import ended
 from worker.engines.base import Request
 from worker.modes import Waiting, next_mode
-from worker.worker import Worker, new_identity
 
 MODEL = "deepseek-ocr"
 NOWHERE = frozenset[str]()
@@ -105,33 +102,14 @@ def settings(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, 
     return make_settings(tmp_path, mongod_uri, database.name, config)
 
 
-@asynccontextmanager
-async def at_work(settings: Settings, engine: Modal) -> AsyncIterator[tuple[Broker, Worker]]:
-    broker = await Broker.open(settings, worker=new_identity())
-    broker.start()
-    worker = Worker(broker, {MODEL: engine})
-    running = asyncio.create_task(worker.run())
-    await broker.ready.wait()
-    try:
-        yield broker, worker
-    finally:
-        engine.gate.set()
-        worker.drain()
-        worker.drain()
-        await running
-        await broker.close()
-
-
 async def sent(broker: Broker, resolution: str | None, count: int = 1) -> Job:
-    job_id = ObjectId()
-    file = await broker.files.put(job_id, pages(count), "image/tiff")
     options = {} if resolution is None else {"resolution": resolution}
-    return await broker.queue.submit(NewJob("ocr", MODEL, "ann", {"options": options}, file=file, id=job_id))
+    return await readers.sent(broker, pages(count), model=MODEL, **options)
 
 
 async def test_each_job_is_read_in_the_mode_that_it_asks_for_or_the_usual_one(settings: Settings) -> None:
     engine = Modal()
-    async with at_work(settings, engine) as (broker, _):
+    async with readers.reading(settings, engine, MODEL) as (broker, _):
         for asked, expected in ((None, "base"), ("tiny", "tiny"), ("tiny", "tiny"), (None, "base"), ("base", "base")):
             job = await ended(broker, await sent(broker, asked))
             assert job.result is not None, job.error
@@ -141,7 +119,7 @@ async def test_each_job_is_read_in_the_mode_that_it_asks_for_or_the_usual_one(se
 
 async def test_a_job_that_asks_for_a_mode_that_the_model_does_not_know_is_told_so(settings: Settings) -> None:
     engine = Modal()
-    async with at_work(settings, engine) as (broker, _):
+    async with readers.reading(settings, engine, MODEL) as (broker, _):
         job = await ended(broker, await sent(broker, "gundam"))
     assert (job.error or {})["code"] == "resolution_unsupported"
     assert engine.starts == ["base"]
@@ -149,7 +127,7 @@ async def test_a_job_that_asks_for_a_mode_that_the_model_does_not_know_is_told_s
 
 async def test_a_job_of_another_mode_waits_until_those_of_the_present_one_are_done(settings: Settings) -> None:
     engine = Modal()
-    async with at_work(settings, engine) as (broker, _):
+    async with readers.reading(settings, engine, MODEL) as (broker, _):
         engine.gate.clear()
         first = await sent(broker, None, count=4)
 
@@ -173,7 +151,7 @@ async def test_two_modes_that_are_both_overdue_are_both_read(
     """Each has the engine for a while: it is not started anew for the other before it has read anything."""
     settings = settings.model_copy(update={"auto_switch": AutoSwitchSettings(max_swap_wait=1.0)})
     engine = Modal(slow=0.1)
-    async with at_work(settings, engine) as (broker, _):
+    async with readers.reading(settings, engine, MODEL) as (broker, _):
         jobs = [await sent(broker, mode, count=20) for mode in ("base", "tiny")]
         for job in jobs:
             assert (await ended(broker, job)).status == "completed"
@@ -183,7 +161,7 @@ async def test_two_modes_that_are_both_overdue_are_both_read(
 
 async def test_two_workers_in_two_modes_take_what_is_theirs(settings: Settings) -> None:
     one, two = Modal(), Modal()
-    async with at_work(settings, one) as (broker, _), at_work(settings, two):
+    async with readers.reading(settings, one, MODEL) as (broker, _), readers.reading(settings, two, MODEL):
         assert (await ended(broker, await sent(broker, None))).status == "completed"
         assert (await ended(broker, await sent(broker, "tiny"))).status == "completed"
 
@@ -201,7 +179,7 @@ async def test_two_workers_in_two_modes_take_what_is_theirs(settings: Settings) 
 
 async def test_the_operators_word_is_the_usual_mode_from_then_on(settings: Settings) -> None:
     engine = Modal()
-    async with at_work(settings, engine) as (broker, _):
+    async with readers.reading(settings, engine, MODEL) as (broker, _):
         await ended(broker, await sent(broker, "tiny"))
         await broker.desired.set_resolution(MODEL, "admin", "large")
         job = await ended(broker, await sent(broker, None))

@@ -20,17 +20,22 @@ Configure = Callable[..., Settings]
 
 
 @asynccontextmanager
-async def working(settings: Settings, engine: Engine) -> AsyncIterator[tuple[Broker, Worker]]:
+async def working(
+    settings: Settings, engine: Engine, model: str = MODEL, *, hurry: bool = False
+) -> AsyncIterator[tuple[Broker, Worker]]:
+    """A worker for ``model``. ``hurry``: what still runs at the end is handed back and not waited for."""
     assert settings.mongodb.uri is not None
     broker = await Broker.open(settings, worker=new_identity())
     broker.start()
-    worker = Worker(broker, {MODEL: engine})
+    worker = Worker(broker, {model: engine})
     running = asyncio.create_task(worker.run())
     await broker.ready.wait()
     try:
         yield broker, worker
     finally:
         worker.drain()
+        if hurry:
+            worker.drain()
         await running
         await broker.close()
 
