@@ -138,8 +138,8 @@ async def test_a_job_of_another_mode_waits_until_those_of_the_present_one_are_do
         other, second = await sent(broker, "large"), await sent(broker, "base")
         engine.gate.set()
         jobs = [await ended(broker, job) for job in (first, second, other)]
-        ends = [job.finished_at for job in jobs]
-        assert ends == sorted(ends)
+        *in_base, in_large = [job.finished_at for job in jobs if job.finished_at]
+        assert in_large > max(in_base)
         texts = [set(job.result["text"].split("\n\n")) for job in jobs if job.result]
         assert texts == [{"in base"}, {"in base"}, {"in large"}]
     assert engine.starts == ["base", "large"]
