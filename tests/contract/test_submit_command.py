@@ -29,7 +29,9 @@ from tests.system import ROOT, System
 
 @pytest.fixture
 async def broker(settings: Settings) -> AsyncIterator[Broker]:
-    broker = await Broker.open(settings)
+    """With leases that nobody has to renew while a test takes the part of the worker."""
+    patient = settings.model_copy(update={"queue": settings.queue.model_copy(update={"lease": 600.0})})
+    broker = await Broker.open(patient)
     broker.start()
     await broker.ready.wait()
     yield broker
