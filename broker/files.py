@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from bson import ObjectId
 from gridfs import NoFile
-from gridfs.asynchronous import AsyncGridFSBucket
+from gridfs.asynchronous import AsyncGridFSBucket, AsyncGridOut
 
 from broker.database import CODEC, DURABLE, Database
 from broker.errors import FileMissing
@@ -40,11 +40,7 @@ class FileStore:
 
     async def get(self, file_id: ObjectId) -> bytes:
         """Raises FileMissing."""
-        try:
-            stream = await self._bucket.open_download_stream(file_id)
-            data: bytes = await stream.read()
-        except NoFile:
-            raise FileMissing(f"The file {file_id} is not in the store.") from None
+        data: bytes = await (await self._open(file_id)).read()
         return data
 
     async def size(self, file_id: ObjectId) -> int:
@@ -56,12 +52,15 @@ class FileStore:
 
     async def chunks(self, file_id: ObjectId) -> AsyncGenerator[bytes, None]:
         """As ``get``, of CHUNK_SIZE bytes at most each: for files that are only passed on."""
-        try:
-            stream = await self._bucket.open_download_stream(file_id)
-        except NoFile:
-            raise FileMissing(f"The file {file_id} is not in the store.") from None
+        stream = await self._open(file_id)
         while chunk := await stream.readchunk():
             yield chunk
+
+    async def _open(self, file_id: ObjectId) -> AsyncGridOut:
+        try:
+            return await self._bucket.open_download_stream(file_id)
+        except NoFile:
+            raise FileMissing(f"The file {file_id} is not in the store.") from None
 
     async def delete(self, file_id: ObjectId) -> None:
         """Deleting what is gone already is no error."""

@@ -113,8 +113,6 @@ class Lanes:
 
     async def resolutions(self, model: str) -> dict[str | None, float]:
         """The resolutions that waiting jobs ask for, and the seconds that the first of those has waited."""
-        if not await self.anybody(model):
-            return {}
         now = await self.time.now()
         asked = await self._jobs.aggregate(
             [

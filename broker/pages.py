@@ -18,6 +18,9 @@ from broker.database import Database
 from broker.files import FileStore
 from broker.job import Document
 
+# The name of a job's file with the document and its text.
+SEARCHABLE_PDF = "searchable.pdf"
+
 PROCESSING = "processing"
 ENDED = ("completed", "blank", "failed")
 # Pages of a job that is not there are swept when they are so old: by then it would have been submitted.

@@ -40,7 +40,7 @@ from broker.job_updates import (
 from broker.lanes import Lanes, Resolutions, lane_expression
 from broker.numbers import Numbers
 from broker.retry import backoff
-from config import ModelSettings, QueueSettings, VllmSettings
+from config import ModelSettings, QueueSettings
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class JobQueue:
         limit = self._model(new.model).max_concurrent
         lease = None
         # Which mode an engine is in its worker knows best, who claims what asks for that.
-        if self._direct is not None and not _has_modes(self._model(new.model)):
+        if self._direct is not None and not self._model(new.model).has_modes:
             lease = await self._direct.lease(new.id, new.model, limit)
         try:
             return await self._store(new, lease)
@@ -349,7 +349,3 @@ class JobQueue:
             due | {"status": Status.QUEUED.value}, [{"$set": {"lane": lane_expression()}}, {"$unset": ["not_before"]}]
         )
         return written.modified_count
-
-
-def _has_modes(model: ModelSettings) -> bool:
-    return isinstance(model, VllmSettings) and model.task == "ocr"

@@ -50,6 +50,11 @@ class ModelSettings(Section):
         return frozenset()
 
     @property
+    def has_modes(self) -> bool:
+        """Whether it may read documents in several resolution modes."""
+        return False
+
+    @property
     def other_names(self) -> frozenset[str]:
         return self.adapters.union(self.aliases)
 
@@ -160,6 +165,10 @@ class VllmSettings(ReaderSettings):
     @property
     def adapters(self) -> frozenset[str]:
         return frozenset(self.lora)
+
+    @property
+    def has_modes(self) -> bool:
+        return self.task == "ocr"
 
 
 ModelEntry: TypeAlias = Annotated[

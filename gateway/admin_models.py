@@ -174,14 +174,10 @@ async def _require_able(gateway: Context, name: str) -> None:
     raise Problem("cannot_start", f"{name} cannot be started: {told}.", model=name, reasons=[*reasons])
 
 
-def _has_modes(entry: ModelSettings) -> bool:
-    return entry.engine == "vllm" and entry.task == "ocr"
-
-
 def _first_with_modes(gateway: Context) -> str:
     settings = gateway.settings
     for name in (*settings.defaults.ocr, *settings.models):
-        if _has_modes(settings.models[name]):
+        if settings.models[name].has_modes:
             return name
     raise Problem("action_not_supported", "No model of the configuration reads documents in several resolutions.")
 
@@ -189,7 +185,7 @@ def _first_with_modes(gateway: Context) -> str:
 def _resolution(entry: ModelSettings, name: str, asked: str | None) -> str | None:
     if asked is None:
         return None
-    if not _has_modes(entry):
+    if not entry.has_modes:
         raise Problem("action_not_supported", f"{name} has no resolutions to choose from.", model=name)
     if asked not in get_args(Resolution):
         raise Problem(

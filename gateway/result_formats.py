@@ -14,12 +14,11 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from broker.files import FileStore
 from broker.job import Job
-from broker.pages import Pages, StoredPage
+from broker.pages import SEARCHABLE_PDF, Pages, StoredPage
 from gateway import rendering
 from gateway.page_schemas import Block, DocumentHead, FailedPage, Figure, Page, Word
 from gateway.schemas import JobError
 
-SEARCHABLE_PDF = "searchable.pdf"
 # Bytes of a page's figures that are written into the page's HTML; it is held in memory with them.
 MOST_EMBEDDED = 2 * 1024 * 1024
 MEDIA_TYPES: Mapping[str, str] = {

@@ -14,14 +14,14 @@ from starlette.types import Receive, Scope, Send
 
 from broker.broker import Broker
 from broker.job import Job
-from broker.pages import StoredPage
+from broker.pages import SEARCHABLE_PDF, StoredPage
 from broker.results import unpack
 from gateway import overlay, page_ranges, rendering
 from gateway.context import context, json_body
 from gateway.jobs import asked_job
 from gateway.problems import Problem
 from gateway.query import flag, integer
-from gateway.result_formats import MEDIA_TYPES, SEARCHABLE_PDF, Chunks, Document, image_name, page_body
+from gateway.result_formats import MEDIA_TYPES, Chunks, Document, image_name, page_body
 from gateway.views import file_link
 
 # Seconds after which to ask again for what is being made.

@@ -33,7 +33,6 @@ from ocr.protocol import (
     wall_timeout,
 )
 from ocr.scratch import scratch_directory
-from ocr.scratch import sweep_leftovers as sweep_leftovers
 
 MEDIA_TYPES = frozenset({"application/pdf", "image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff"})
 GRACE = 5.0

@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 from broker.broker import Broker
 from broker.errors import AttemptTimeout, EngineDied, EngineError, EngineInputError, EngineNotRunning
 from broker.job import Job
-from broker.pages import StoredPage
+from broker.pages import SEARCHABLE_PDF, StoredPage
 from config import ReaderSettings
 from ocr.document import Event, Opened, PageBegun, PageEnded, ReadOptions, read_document
 from ocr.errors import OcrError, RecogniserTimeout
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 # So many pages of a document are read before it makes room for others that wait, or twice what is read at once.
 SLICE = 8
-SEARCHABLE = "searchable.pdf"
 # Bytes of a page's record; MongoDB takes 16 MiB.
 MOST_OF_A_PAGE = 12 * 2**20
 # Characters of a page, and of the text of a job's result: beyond it, it is found page by page.
@@ -66,8 +65,6 @@ class DocumentAttempt:
         halted: Callable[[], bool],
         others: Callable[[], Awaitable[bool]],
     ) -> None:
-        self.gained = False
-        """Whether it has brought a page to its end."""
         settings = broker.models[job.model]
         if not isinstance(engine, Reader) or not isinstance(settings, ReaderSettings):
             raise EngineInputError(f"The engine of {job.model} reads no documents.", code="task_unsupported")
@@ -83,6 +80,11 @@ class DocumentAttempt:
         self._begun: set[int] = set()
         self._ended: dict[int, str] = {}
         self._read = 0
+
+    @property
+    def gained(self) -> bool:
+        """Whether it has brought a page to its end."""
+        return self._read > 0
 
     async def run(self) -> Result | Paused:
         """Raises EngineError and its kind, OcrError, FileMissing."""
@@ -167,7 +169,6 @@ class DocumentAttempt:
         await persist(lambda: pages.end(job.id, record.number, fitting, stored))
         self._ended[record.number] = record.status.value
         self._read += 1
-        self.gained = True
         await self._tell()
         if self._read >= max(SLICE, 2 * self._engine.turns.places):
             self._others_wait = await self._best_effort(self._others()) or False
@@ -201,8 +202,10 @@ class DocumentAttempt:
         files = {}
         if self._asked.get("searchable_pdf"):
             whole = await joined(self._parts(pages))
-            stored = await persist(lambda: self._broker.files.put(self._job.id, whole, "application/pdf", SEARCHABLE))
-            files[SEARCHABLE] = stored.id
+            stored = await persist(
+                lambda: self._broker.files.put(self._job.id, whole, "application/pdf", SEARCHABLE_PDF)
+            )
+            files[SEARCHABLE_PDF] = stored.id
         return Result(result_of([page.record for page in pages], media_type, engine), files)
 
     async def _parts(self, pages: Sequence[StoredPage]) -> AsyncGenerator[TextLayer | Picture, None]:

@@ -6,7 +6,7 @@ too long.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Protocol, get_args
 
@@ -25,13 +25,6 @@ TURN = 3.0
 _LOADED_OR_CHANGING = frozenset({"ready", "starting", "draining", "stopping"})
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Jobs that wait for a mode. ``longest``: seconds that the first of them has waited."""
-
-    longest: float
-
-
 class Host(Protocol):
     """An engine on this worker, see ``worker.engine_host``."""
 
@@ -48,7 +41,7 @@ class Host(Protocol):
 
 def next_mode(
     current: str,
-    waiting: Mapping[str, Waiting],
+    waiting: Mapping[str, float],
     *,
     busy: bool,
     elsewhere: frozenset[str],
@@ -58,12 +51,13 @@ def next_mode(
 ) -> str:
     """The mode to be in.
 
-    ``busy``: jobs run in the current one. ``elsewhere``: modes that other workers are in, who take what waits for them.
-    ``bound``: seconds after which those who wait for another mode go before those who wait for the current one, which
-    has so long a turn, too. ``since``: seconds for which the engine has been in it. ``patience``: seconds for which it
-    is left to other workers to take another mode.
+    ``waiting``: the modes that waiting jobs ask for, and the seconds that the first of those has waited. ``busy``: jobs
+    run in the current one. ``elsewhere``: modes that other workers are in, who take what waits for them. ``bound``:
+    seconds after which those who wait for another mode go before those who wait for the current one, which has so long
+    a turn, too. ``since``: seconds for which the engine has been in it. ``patience``: seconds for which it is left to
+    other workers to take another mode.
     """
-    others = {mode: jobs.longest for mode, jobs in waiting.items() if mode != current and mode not in elsewhere}
+    others = {mode: waited for mode, waited in waiting.items() if mode != current and mode not in elsewhere}
     if not others:
         return current
     first = max(others, key=lambda mode: others[mode])
@@ -132,12 +126,10 @@ class Modes:
         """A database that is away changes nothing."""
         try:
             asked = await self._broker.lanes.resolutions(model)
-            waiting: dict[str, Waiting] = {}
+            waiting: dict[str, float] = {}
             for mode, seconds in asked.items():
-                if mode is not None and mode not in self._known[model]:
-                    continue
-                known = waiting.get(mode or usual, Waiting(0.0))
-                waiting[mode or usual] = Waiting(max(known.longest, seconds))
+                if mode is None or mode in self._known[model]:
+                    waiting[mode or usual] = max(waiting.get(mode or usual, 0.0), seconds)
             if not waiting.keys() - {current}:
                 return current
             elsewhere, rank = self._others(model, await self._broker.registry.live_workers())

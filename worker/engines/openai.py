@@ -21,7 +21,7 @@ from ocr.instructions import Dialect
 from ocr.plain_text import well_formed
 from ocr.turns import PageTurns
 from worker.engines.base import Chunk, Delta, Request, Result
-from worker.engines.searchable import refuse_searchable_pdf
+from worker.engines.documents import refuse_searchable_pdf
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 
 # Our own keys in a payload that no upstream knows.

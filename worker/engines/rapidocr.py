@@ -1,16 +1,15 @@
 """OCR on the CPU by RapidOCR, which an extra installs: ``ocr`` does the work, in one process for all documents."""
 
-import shutil
 from collections.abc import AsyncGenerator
 
-from broker.errors import EngineInputError, EngineUnavailable
+from broker.errors import EngineUnavailable
 from config import RapidocrSettings
 from ocr.errors import OcrError
 from ocr.rapid import RapidOcr
 from ocr.recogniser import Recogniser
 from ocr.turns import PageTurns
 from worker.engines.base import Chunk, Request
-from worker.engines.searchable import refuse_searchable_pdf
+from worker.engines.documents import no_document, refuse_searchable_pdf, require_poppler
 
 
 class RapidocrEngine:
@@ -22,8 +21,7 @@ class RapidocrEngine:
         self._process = RapidOcr()
 
     async def start(self) -> None:
-        if shutil.which("pdftoppm") is None:
-            raise EngineUnavailable("poppler is not installed: install poppler-utils.", code="tool_missing")
+        require_poppler()
         try:
             await self._process.start()
         except OcrError as error:
@@ -33,7 +31,7 @@ class RapidocrEngine:
         await self._process.stop()
 
     def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        raise EngineInputError("An OCR job needs a document.", code="no_document")
+        raise no_document()
 
     async def recogniser(self, request: Request) -> Recogniser:
         refuse_searchable_pdf(request, "RapidOCR")

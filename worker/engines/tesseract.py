@@ -1,16 +1,16 @@
 """OCR on the CPU by Tesseract: ``ocr`` does the work, in processes of its own."""
 
 import os
-import shutil
 from collections.abc import AsyncGenerator
 
-from broker.errors import EngineInputError, EngineUnavailable
+from broker.errors import EngineUnavailable
 from config import TesseractSettings
 from ocr.errors import OcrError
 from ocr.recogniser import Recogniser
 from ocr.tesseract import Tesseract
 from ocr.turns import PageTurns
 from worker.engines.base import Chunk, Request
+from worker.engines.documents import no_document, require_poppler
 
 
 class TesseractEngine:
@@ -21,8 +21,7 @@ class TesseractEngine:
         self._settings = settings
 
     async def start(self) -> None:
-        if shutil.which("pdftoppm") is None:
-            raise EngineUnavailable("poppler is not installed: install poppler-utils.", code="tool_missing")
+        require_poppler()
         try:
             await Tesseract.find(self._settings.languages)
         except OcrError as error:
@@ -32,7 +31,7 @@ class TesseractEngine:
         """Nothing stays between two documents."""
 
     def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        raise EngineInputError("An OCR job needs a document.", code="no_document")
+        raise no_document()
 
     async def recogniser(self, request: Request) -> Recogniser:
         options = request.payload.get("options", {})

@@ -23,8 +23,8 @@ from ocr.turns import PageTurns
 from worker.engine_process import RECORD, EngineProcess, remove_start_directory, socket_in, start_directory
 from worker.engine_record import recorded_pids
 from worker.engines.base import Chunk, Footprint, Request
+from worker.engines.documents import refuse_searchable_pdf
 from worker.engines.openai import Upstream
-from worker.engines.searchable import refuse_searchable_pdf
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 from worker.engines.vllm_control import CONNECT_TIMEOUT, PATIENCE, URL, Control, Patience
 from worker.engines.vllm_vision import Examination

@@ -6,8 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ocr.decoder import sweep_leftovers
-from ocr.scratch import locked, scratch_directory, started
+from ocr.scratch import locked, scratch_directory, started, sweep_leftovers
 from tests.unit.ocr.conftest import names
 
 NOBODY = 2**22 + 1

@@ -17,52 +17,52 @@ from tests.unit.worker import readers
 from tests.unit.worker.readers import Scripted, pages
 from tests.unit.worker.workers import ended
 from worker.engines.base import Request
-from worker.modes import Waiting, next_mode
+from worker.modes import next_mode
 
 MODEL = "deepseek-ocr"
 NOWHERE = frozenset[str]()
 
 
 def test_an_engine_keeps_its_mode_while_there_is_work_in_it() -> None:
-    waiting = {"gundam": Waiting(3.0), "tiny": Waiting(5.0)}
+    waiting = {"gundam": 3.0, "tiny": 5.0}
     assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0) == "gundam"
-    assert next_mode("gundam", {"tiny": Waiting(5.0)}, busy=True, elsewhere=NOWHERE, bound=60.0) == "gundam"
+    assert next_mode("gundam", {"tiny": 5.0}, busy=True, elsewhere=NOWHERE, bound=60.0) == "gundam"
 
 
 def test_an_idle_engine_changes_to_the_mode_for_which_somebody_has_waited_longest() -> None:
-    waiting = {"tiny": Waiting(5.0), "large": Waiting(9.0)}
+    waiting = {"tiny": 5.0, "large": 9.0}
     assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0) == "large"
     assert next_mode("gundam", {}, busy=False, elsewhere=NOWHERE, bound=60.0) == "gundam"
 
 
 def test_who_has_waited_too_long_goes_before_what_is_in_its_mode() -> None:
-    waiting = {"gundam": Waiting(3.0), "tiny": Waiting(60.0)}
+    waiting = {"gundam": 3.0, "tiny": 60.0}
     assert next_mode("gundam", waiting, busy=True, elsewhere=NOWHERE, bound=60.0) == "tiny"
 
 
 def test_what_another_worker_is_in_the_mode_for_is_left_to_it() -> None:
-    waiting = {"tiny": Waiting(60.0), "large": Waiting(1.0)}
+    waiting = {"tiny": 60.0, "large": 1.0}
     assert next_mode("gundam", waiting, busy=False, elsewhere=frozenset({"tiny"}), bound=60.0) == "large"
     elsewhere = frozenset({"tiny", "large"})
     assert next_mode("gundam", waiting, busy=False, elsewhere=elsewhere, bound=60.0) == "gundam"
 
 
 def test_two_modes_for_which_both_have_waited_too_long_have_their_turns() -> None:
-    waiting = {"gundam": Waiting(700.0), "tiny": Waiting(900.0)}
+    waiting = {"gundam": 700.0, "tiny": 900.0}
     for since, expected in ((0.0, "gundam"), (59.0, "gundam"), (60.0, "tiny")):
         chosen = next_mode("gundam", waiting, busy=True, elsewhere=NOWHERE, bound=60.0, since=since)
         assert chosen == expected
 
 
 def test_of_workers_that_could_help_those_who_have_waited_too_long_one_goes_first() -> None:
-    waiting = {"gundam": Waiting(1.0), "tiny": Waiting(62.0)}
+    waiting = {"gundam": 1.0, "tiny": 62.0}
     for patience, expected in ((0.0, "tiny"), (3.0, "gundam")):
         chosen = next_mode("gundam", waiting, busy=True, elsewhere=NOWHERE, bound=60.0, patience=patience)
         assert chosen == expected
 
 
 def test_one_worker_after_the_other_may_take_another_mode() -> None:
-    waiting = {"tiny": Waiting(2.0)}
+    waiting = {"tiny": 2.0}
     assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0, patience=3.0) == "gundam"
     assert next_mode("gundam", waiting, busy=False, elsewhere=NOWHERE, bound=60.0, patience=0.0) == "tiny"
 
