@@ -48,7 +48,7 @@ class DecodeLimits:
     """A page is reduced to at most so many pixels (A4 at 600 dpi has 35 million)."""
     page_side: int = 30_000
     """No page is wider or higher; Tesseract stops at 32,767 pixels."""
-    memory: int = 1536 * MEBIBYTE
+    memory: int = 1280 * MEBIBYTE
     """Address space of the decoder, and of each program that it starts."""
     file_size: int = 256 * MEBIBYTE
     cpu_seconds: float = 10.0
