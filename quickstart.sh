@@ -341,7 +341,7 @@ run_tests() { # --vllm, pytest's arguments
   check "ruff format" venv_python -m ruff format --check .
   check mypy venv_python -m mypy
   check lint-imports "$VENV/bin/lint-imports"
-  check pytest env -u VLLM_PYTHON "$VENV/bin/python" -m pytest -n 3 --dist worksteal --cov --cov-branch --cov-report=term "$@"
+  check pytest env -u VLLM_PYTHON "$VENV/bin/python" -m pytest -n 4 --dist worksteal --cov --cov-branch --cov-report=term "$@"
   [[ -z $vllm ]] || check "pytest on vLLM" test_on_vllm
   [[ ${#FAILED[@]} == 0 ]] || die "Failed: $(printf '%s, ' "${FAILED[@]}" | sed 's/, $//')."
   say "All checks have passed."
