@@ -45,10 +45,7 @@ class FileStore:
 
     async def size(self, file_id: ObjectId) -> int:
         """In bytes. Raises FileMissing."""
-        file = await self._files.find_one({"_id": file_id}, {"length": 1})
-        if file is None:
-            raise FileMissing(f"The file {file_id} is not in the store.")
-        return int(file["length"])
+        return (await self._open(file_id)).length
 
     async def chunks(self, file_id: ObjectId) -> AsyncGenerator[bytes, None]:
         """As ``get``, of CHUNK_SIZE bytes at most each: for files that are only passed on."""

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -18,16 +18,17 @@ from typing import TypeAlias
 import ocr
 from ocr import limits
 from ocr.errors import DocumentTooLarge, OcrError, ToolMissing
+from ocr.pdf_objects import drawn, one_page, picture, updated
 from ocr.process import child, python_arguments
 from ocr.protocol import MEBIBYTE
 from ocr.scratch import scratch_directory
+from ocr.searchable_pictures_child import PICTURES
 
 MEMORY = 2048 * MEBIBYTE
 OUTPUT = 2048 * MEBIBYTE
 CPU_SECONDS = 300
 AT_ONCE = 40
 """Files that pdfunite opens at a time: it may open 64 in all."""
-PICTURES = "pictures.json"
 _PAGE = re.compile(rb"\n(\d+) 0 obj\s*<<(\s*/Type\s*/Page\b.*?)>>\s*endobj", re.DOTALL)
 _BOX = re.compile(rb"/MediaBox\s*\[\s*0\s+0\s+([\d.]+)\s+([\d.]+)\s*\]")
 _CONTENTS = re.compile(rb"/Contents\s+(\d+) 0 R")
@@ -46,23 +47,18 @@ def with_picture(layer: bytes, jpeg: bytes, size: tuple[int, int], grey: bool, r
     shown turned by `rotation` degrees clockwise. Raises `NoTextLayer`."""
     page, start = _found(_PAGE, layer), int(_found(_START, layer)[1])
     trailer = layer[start:]
-    picture = int(_found(_SIZE, trailer)[1])
+    number = int(_found(_SIZE, trailer)[1])
     width, height = (float(side) for side in _found(_BOX, page[2]).groups())
     content = _found(_CONTENTS, page[2])
-    body = page[2].replace(content[0], b"/Contents [%d 0 R %s 0 R]" % (picture + 1, content[1]))
+    body = page[2].replace(content[0], b"/Contents [%d 0 R %s 0 R]" % (number + 1, content[1]))
     resources = _found(_RESOURCES, body)[0]
-    body = body.replace(resources, resources + b" /XObject << /Page %d 0 R >>" % picture)
+    body = body.replace(resources, resources + b" /XObject << /Page %d 0 R >>" % number)
     objects = {
         int(page[1]): b"<< /Rotate %d%s>>" % (rotation, body),
-        picture: _stream(jpeg, _PICTURE % (*size, b"DeviceGray" if grey else b"DeviceRGB")),
-        picture + 1: _stream(b"q %.2f 0 0 %.2f 0 0 cm /Page Do Q" % (width, height)),
+        number: picture(jpeg, *size, b"DeviceGray" if grey else b"DeviceRGB"),
+        number + 1: drawn(width, height),
     }
-    return _updated(layer, objects, picture + 2, _found(_ROOT, trailer)[1], start)
-
-
-_PICTURE = (
-    b"/Type /XObject /Subtype /Image /Width %d /Height %d /BitsPerComponent 8 /ColorSpace /%s /Filter /DCTDecode "
-)
+    return updated(layer, objects, number + 2, _found(_ROOT, trailer)[1], start)
 
 
 def _found(pattern: re.Pattern[bytes], text: bytes) -> re.Match[bytes]:
@@ -70,22 +66,6 @@ def _found(pattern: re.Pattern[bytes], text: bytes) -> re.Match[bytes]:
     if match is None:
         raise NoTextLayer(f"Tesseract's PDF has nothing like {pattern.pattern.decode()}")
     return match
-
-
-def _stream(body: bytes, extra: bytes = b"") -> bytes:
-    return b"<< %s/Length %d >>\nstream\n%s\nendstream" % (extra, len(body), body)
-
-
-def _updated(file: bytes, objects: Mapping[int, bytes], size: int, root: bytes, previous: int) -> bytes:
-    out = bytearray(file)
-    table = bytearray(b"xref\n")
-    for number, body in sorted(objects.items()):
-        table += b"%d 1\n%010d 00000 n \n" % (number, len(out))
-        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    start = len(out)
-    trailer = b"trailer\n<< /Size %d /Root %s /Prev %d >>\n" % (size, root, previous)
-    out += table + trailer + b"startxref\n%d\n%%%%EOF\n" % start
-    return bytes(out)
 
 
 @dataclass(frozen=True)
@@ -109,17 +89,7 @@ Part: TypeAlias = TextLayer | Picture
 
 def empty_page() -> bytes:
     """A PDF of one white A4 page: for a page of which there is not even a picture."""
-    bodies = (
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << >> >>",
-    )
-    out, table = bytearray(b"%PDF-1.4\n"), bytearray(b"xref\n0 4\n0000000000 65535 f \n")
-    for number, body in enumerate(bodies, start=1):
-        table += b"%010d 00000 n \n" % len(out)
-        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    start = len(out)
-    return bytes(out + table + b"trailer\n<< /Size 4 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % start)
+    return one_page(595, 842, b"/Resources << >>")
 
 
 async def joined(parts: AsyncIterable[Part]) -> bytes:
@@ -151,9 +121,9 @@ async def _written(parts: AsyncIterable[Part], directory: Path) -> list[Path]:
             case TextLayer(pdf):
                 await asyncio.to_thread(file.write_bytes, pdf)
             case Picture(jpeg, width, height):
-                picture = file.with_suffix(".jpg")
-                await asyncio.to_thread(picture.write_bytes, jpeg)
-                pictures.append({"jpeg": picture.name, "pdf": file.name, "width": width, "height": height})
+                image = file.with_suffix(".jpg")
+                await asyncio.to_thread(image.write_bytes, jpeg)
+                pictures.append({"jpeg": image.name, "pdf": file.name, "width": width, "height": height})
     if pictures:
         (directory / PICTURES).write_text(json.dumps(pictures), encoding="utf-8")
         arguments = ("-m", "ocr.searchable_pictures_child", str(os.getpid()), str(directory))

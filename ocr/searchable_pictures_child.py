@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 from ocr.limits import allow_cpu, die_with_parent, limit_process
+from ocr.pdf_objects import drawn, one_page, picture
 from ocr.protocol import MEBIBYTE
 
+PICTURES = "pictures.json"
 MEMORY = 512 * MEBIBYTE
 FILE_SIZE = 64 * MEBIBYTE
 CPU_SECONDS = 60.0
@@ -46,30 +48,9 @@ def picture_page(jpeg: bytes, width: int, height: int) -> bytes:
     pixels_across, pixels_down, components = jpeg_header(jpeg)
     scale = LONGER_SIDE / max(width, height)
     across, down = max(1.0, width * scale), max(1.0, height * scale)
-    content = b"q %.2f 0 0 %.2f 0 0 cm /Page Do Q" % (across, down)
-    picture = b"/Type /XObject /Subtype /Image /Width %d /Height %d /BitsPerComponent 8 /ColorSpace /%s " % (
-        pixels_across,
-        pixels_down,
-        COLOUR_SPACES[components],
-    )
-    return _pdf(
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %.2f %.2f] /Contents 4 0 R "
-        b"/Resources << /XObject << /Page 5 0 R >> >> >>" % (across, down),
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content),
-        b"<< %s/Filter /DCTDecode /Length %d >>\nstream\n%s\nendstream" % (picture, len(jpeg), jpeg),
-    )
-
-
-def _pdf(*objects: bytes) -> bytes:
-    out = bytearray(b"%PDF-1.5\n%\xe2\xe3\xcf\xd3\n")
-    table = bytearray(b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1))
-    for number, body in enumerate(objects, start=1):
-        table += b"%010d 00000 n \n" % len(out)
-        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    trailer = b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, len(out))
-    return bytes(out + table + trailer)
+    entries = b"/Contents 4 0 R /Resources << /XObject << /Page 5 0 R >> >>"
+    image = picture(jpeg, pixels_across, pixels_down, COLOUR_SPACES[components])
+    return one_page(across, down, entries, drawn(across, down), image)
 
 
 def main() -> None:
@@ -77,11 +58,11 @@ def main() -> None:
     die_with_parent(parent)
     limit_process(MEMORY, FILE_SIZE)
     allow_cpu(CPU_SECONDS)
-    for picture in json.loads((directory / "pictures.json").read_text(encoding="utf-8")):
-        jpeg = (directory / picture["jpeg"]).read_bytes()
-        page = picture_page(jpeg, picture["width"], picture["height"])
-        (directory / picture["pdf"]).write_bytes(page)
-        (directory / picture["jpeg"]).unlink()
+    for wanted in json.loads((directory / PICTURES).read_text(encoding="utf-8")):
+        jpeg = (directory / wanted["jpeg"]).read_bytes()
+        page = picture_page(jpeg, wanted["width"], wanted["height"])
+        (directory / wanted["pdf"]).write_bytes(page)
+        (directory / wanted["jpeg"]).unlink()
 
 
 if __name__ == "__main__":

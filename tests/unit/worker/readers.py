@@ -1,5 +1,6 @@
 """An engine that reads documents as a test tells it to, and documents of pages that are quickly drawn."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,7 @@ from config import Settings
 from ocr.page import Reading
 from ocr.protocol import Page
 from ocr.turns import PageTurns
+from tests.conditions import eventually
 from tests.documents import tiff
 from tests.unit.worker.workers import working
 from worker.engines.base import Chunk, Request
@@ -31,6 +33,17 @@ def pages(count: int, blank: int = 0) -> bytes:
 
 async def as_numbered(number: int, attempt: int) -> str:
     return f"page {number}"
+
+
+def held_at(page: int, gate: asyncio.Event) -> Script:
+    """Reads each page as its number, but that one not before the gate is open."""
+
+    async def held(number: int, attempt: int) -> str:
+        if number == page:
+            await gate.wait()
+        return await as_numbered(number, attempt)
+
+    return held
 
 
 class Scripted:
@@ -52,6 +65,14 @@ class Scripted:
 
     def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         raise NotImplementedError
+
+    async def begun(self, number: int) -> None:
+        """Returns when that page has been begun."""
+
+        async def is_begun() -> bool:
+            return number in self.order
+
+        await eventually(is_begun)
 
     async def recogniser(self, request: Request) -> "Scripted.Pages":
         return self.Pages(self)

@@ -22,8 +22,8 @@ from ocr.page import Reading
 from tests.conditions import eventually
 from tests.deployments import default_config, make_settings
 from tests.documents import tiff
-from tests.unit.worker.readers import BARRED, MODEL, WHITE, Scripted, as_numbered, pages, reading, sent
-from tests.unit.worker.workers import ended
+from tests.unit.worker.readers import BARRED, MODEL, WHITE, Scripted, as_numbered, held_at, pages, reading, sent
+from tests.unit.worker.workers import ended, reached
 from worker import document_attempt
 
 Configure = Callable[..., Settings]
@@ -218,26 +218,12 @@ async def test_a_document_that_runs_alone_lets_those_in_who_were_claimed_meanwhi
 ) -> None:
     monkeypatch.setattr(document_attempt, "SLICE", 3)
     gate = asyncio.Event()
-
-    async def held(number: int, attempt: int) -> str:
-        if number == 2:
-            await gate.wait()
-        return f"page {number}"
-
-    engine = Scripted(held, places=1)
+    engine = Scripted(held_at(2, gate), places=1)
     async with reading(configure(), engine) as (broker, _):
         big = await sent(broker, pages(30), suspect=True)
-
-        async def is_under_way() -> bool:
-            return 2 in engine.order
-
-        await eventually(is_under_way)
+        await engine.begun(2)
         small = await sent(broker, pages(1))
-
-        async def small_is_claimed() -> bool:
-            return (await broker.reader.get(str(small.id), None)).status == "processing"
-
-        await eventually(small_is_claimed)
+        await reached(broker, small, "processing")
         gate.set()
         big, small = await ended(broker, big), await ended(broker, small)
     assert small.finished_at is not None
@@ -310,11 +296,7 @@ async def test_a_worker_that_stops_finishes_its_pages_and_another_goes_on_with_t
         await eventually(two_are_under_way)
         worker.drain()
         gate.set()
-
-        async def handed_back() -> bool:
-            return (await broker.reader.get(str(job.id), None)).status == "queued"
-
-        await eventually(handed_back)
+        await reached(broker, job, "queued")
         assert (await broker.reader.get(str(job.id), None)).progress == {"done": 4, "total": 8, "unit": "pages"}
     async with reading(settings, second) as (broker, _):
         job = await ended(broker, job)
@@ -328,20 +310,10 @@ async def test_a_large_document_makes_room_for_those_who_wait_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr(document_attempt, "SLICE", 3)
     gate = asyncio.Event()
-
-    async def held(number: int, attempt: int) -> str:
-        if number == 2:
-            await gate.wait()
-        return f"page {number}"
-
-    engine = Scripted(held, places=1)
+    engine = Scripted(held_at(2, gate), places=1)
     async with reading(configure(max_concurrent=1), engine) as (broker, _):
         big = await sent(broker, pages(20))
-
-        async def is_under_way() -> bool:
-            return 2 in engine.order
-
-        await eventually(is_under_way)
+        await engine.begun(2)
         small = await sent(broker, pages(1))
         gate.set()
         read = await result(broker, big)

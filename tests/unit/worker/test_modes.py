@@ -130,11 +130,7 @@ async def test_a_job_of_another_mode_waits_until_those_of_the_present_one_are_do
     async with readers.reading(settings, engine, MODEL) as (broker, _):
         engine.gate.clear()
         first = await sent(broker, None, count=4)
-
-        async def is_begun() -> bool:
-            return bool(engine.order)
-
-        await eventually(is_begun)
+        await engine.begun(1)
         other, second = await sent(broker, "large"), await sent(broker, "base")
         engine.gate.set()
         jobs = [await ended(broker, job) for job in (first, second, other)]

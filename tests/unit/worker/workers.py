@@ -44,6 +44,15 @@ async def submitted(broker: Broker) -> Job:
     return await broker.queue.submit(NewJob("chat", MODEL, "ann", {}))
 
 
+async def reached(broker: Broker, job: Job, status: str) -> None:
+    """Returns when the job has that status."""
+
+    async def has_it() -> bool:
+        return (await broker.reader.get(str(job.id), None)).status == status
+
+    await eventually(has_it)
+
+
 async def ended(broker: Broker, job: Job) -> Job:
     async def has_ended() -> bool:
         return (await broker.reader.get(str(job.id), None)).status.terminal
