@@ -8,19 +8,25 @@ from functools import partial
 
 from pymongo.errors import PyMongoError
 
+from broker.answer_cache import AnswerCache
+from broker.batches import Batches
 from broker.cancellation import cancel_all
+from broker.chunks import Chunks
 from broker.cleanup import Cleaner
 from broker.clockwork import Clockwork, Leadership, Reaper, Task, bury_workers
 from broker.crashes import CrashLog
 from broker.database import connect, ensure_schema, farewell
 from broker.desired import DesiredModels
+from broker.errors import BrokerError
 from broker.feed import JobFeed
 from broker.files import FileStore
+from broker.job import Job, NewJob
 from broker.lanes import Lanes
 from broker.measurements import Measurements
 from broker.mongod import EmbeddedMongod, MongodKeeper
 from broker.pages import Pages
 from broker.parameters import LiveModels
+from broker.payloads import long_parts, stowed
 from broker.plans import Plans
 from broker.positions import Positions
 from broker.queue import JobQueue
@@ -28,6 +34,7 @@ from broker.reader import JobReader
 from broker.registry import Registry
 from broker.reuse import Reuse
 from broker.switching import Switching
+from broker.uploads import Uploads
 from broker.usage import Usage, habits
 from config import Settings
 
@@ -63,7 +70,11 @@ class Broker:
         self.reader = JobReader(database)
         self.files = FileStore(database)
         self.pages = Pages(database, self.files)
+        self.uploads = Uploads(database, self.files)
+        self.batches = Batches(database)
+        self.chunks = Chunks(database)
         self.reuse = Reuse(database, settings.history.retention)
+        self.answers = AnswerCache(database, settings)
         self.crashes = CrashLog(database)
         self.feed = JobFeed(database, settings.queue.poll_interval, worker=worker)
         self.feed.on_ended = self.queue.ended
@@ -102,6 +113,32 @@ class Broker:
         """
         return cls(settings, await database_uri(settings), worker=worker)
 
+    async def submit(self, new: NewJob) -> Job:
+        """As ``JobQueue.submit``, for payloads of any length. Where an earlier answer will do, and there is one, the
+        job ends as it comes, and needs no place."""
+        if new.reuse and (origin := await self.answers.find(new)) is not None:
+            # The same answer to the same payload: they share that, too.
+            shared = new if origin.payload_file is None else stowed(new, origin.payload_file)
+            return await self.queue.submit_answered(shared, origin)
+        parts = long_parts(new)
+        return await (self.queue.submit(new) if parts is None else self._submit_long(new, parts))
+
+    async def _submit_long(self, new: NewJob, parts: bytes) -> Job:
+        """Stores the payload's long ``parts`` first, but only where there may be a place for the job."""
+        if new.batch is not None and (known := await self.database.jobs.find_one({"_id": new.id})) is not None:
+            return Job.from_document(known)  # a line that was let in before, by one who died then
+        if not await self.queue.fallbacks.room(new):
+            raise self.queue.full(new.model)
+        file = (await self.files.put(new.id, parts, "application/json")).id
+        try:
+            job = await self.queue.submit(stowed(new, file))
+        except BrokerError:
+            await self.files.delete(file)
+            raise
+        if job.payload_file != file:
+            await self.files.delete(file)
+        return job
+
     def start(self, *preparations: Preparation) -> None:
         """Starts the background work. ``ready`` is set once the schema is there and ``preparations`` are done."""
         if self.settings.mongodb.uri is None:
@@ -136,4 +173,5 @@ class Broker:
                 with suppress(PyMongoError):  # the next holder takes over when the lease ends
                     await self._clockwork.stop()
             await cancel_all(self._tasks)
+            await self.answers.close()
             await self.database.close()

@@ -75,6 +75,7 @@ class Claimer:
             "token": token,
             "worker": worker,
             "attempts": {"$add": ["$attempts", 1]},
+            "begun": {"$add": [{"$ifNull": ["$begun", 0]}, 1]},
             "started_at": "$$NOW",
             "lease_expires_at": from_now(self._settings.lease),
         }

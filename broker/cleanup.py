@@ -32,18 +32,22 @@ class Cleaner:
         # because its loss would matter, but because a submit would else have to wait for that of many batches.
         self._jobs = database.jobs_local.with_options(write_concern=DURABLE)
         self._crashes = database.crashes.with_options(read_concern=ReadConcern("local"))
+        self._batches = database.batches.with_options(read_concern=ReadConcern("local"))
+        self._uploads = database.uploads.with_options(read_concern=ReadConcern("local"))
+        self._deliveries = database.deliveries
         self._clock = DatabaseClock(database)
         self._files = files
         self._pages = pages
         self._retention = retention
 
     async def clean(self) -> int:
-        """Deletes for LONGEST_RUN seconds at the most; returns how many jobs and crashes are gone."""
+        """Deletes for LONGEST_RUN seconds at the most; returns how many jobs, crashes, batches and
+        uploaded files are gone."""
         until = time.monotonic() + LONGEST_RUN
         gone = 0
         while time.monotonic() < until:
             started = time.monotonic()
-            batch = await self._clean_jobs() + await self._clean_crashes()
+            batch = await self._clean_jobs() + await self._clean_crashes() + await self._clean_batches()
             if batch == 0:
                 break
             gone += batch
@@ -51,8 +55,8 @@ class Cleaner:
         return gone
 
     async def _clean_jobs(self) -> int:
-        kept = {"task": 1, "file.id": 1, "result_file": 1, "files": 1, "pages_of": 1}
-        old = await self._old(self._jobs, "finished_at", kept)
+        kept = {"task": 1, "file.id": 1, "payload_file": 1, "result_file": 1, "files": 1, "pages_of": 1, "webhook": 1}
+        old = await self._old(self._jobs, "finished_at", kept, await self._still_read())
         # What belongs to a job first: one that is still there leads to it at the next run.
         going = [job["_id"] for job in old]
         for job in old:
@@ -60,12 +64,15 @@ class Cleaner:
         return await _delete(self._jobs, old)
 
     async def _delete_belongings(self, job: Document, going: Sequence[ObjectId]) -> None:
-        if (document := job.get("file", {}).get("id")) is not None:
-            await self._files.delete(document)
+        if "file" in job:
+            await self._files.delete(job["file"]["id"])
+        if "webhook" in job:
+            await self._deliveries.delete_many({"job": job["_id"], "next_at": {"$exists": False}})
         pages_id: ObjectId = job.get("pages_of") or job["_id"]
-        if job["task"] == "ocr" and await self._shared(pages_id, going):
+        sharable = job["task"] == "ocr" or "result_file" in job or "payload_file" in job
+        if sharable and await self._shared(pages_id, going):
             return
-        for file_id in (job.get("result_file"), *job.get("files", {}).values()):
+        for file_id in (job.get("payload_file"), job.get("result_file"), *job.get("files", {}).values()):
             if file_id is not None:
                 await self._files.delete(file_id)
         if job["task"] == "ocr":
@@ -78,11 +85,44 @@ class Cleaner:
                 return True
         return False
 
+    async def _still_read(self) -> Document:
+        """Matches all jobs but those whose batch, older than the retention, has not been put together yet, and those
+        of whose end somebody is still to be told."""
+        late = {"open": True, "created_at": {"$lt": await self._clock.ago(self._retention)}}
+        batches = [batch["_id"] async for batch in self._batches.find(late, {"_id": 1})]
+        told: Document = {"webhook_due": {"$exists": False}}
+        return told | ({"batch.id": {"$nin": batches}} if batches else {})
+
+    async def _clean_batches(self) -> int:
+        """Batches, and the files that no batch needs any longer."""
+        before = await self._clock.ago(self._retention)
+        ended = await self._batches.find({"ended_at": {"$lt": before}}, {"_id": 1}).limit(BATCH).to_list()
+        gone = await _delete(self._batches, ended)
+        needed = {
+            "$lookup": {
+                "from": self._batches.name,
+                "localField": "_id",
+                "foreignField": "files",
+                "pipeline": [{"$project": {"_id": 1}}, {"$limit": 1}],
+                "as": "batches",
+            }
+        }
+        old = {"$match": {"created_at": {"$lt": before}}}
+        found = await self._uploads.aggregate([old, needed, {"$match": {"batches": []}}, {"$limit": BATCH}])
+        uploads = await found.to_list()
+        # What names a file first: one that nothing names is swept.
+        gone += await _delete(self._uploads, uploads)
+        for upload in uploads:
+            await self._files.delete(upload["content"])
+        return gone
+
     async def _clean_crashes(self) -> int:
         return await _delete(self._crashes, await self._old(self._crashes, "at", {"_id": 1}))
 
-    async def _old(self, collection: Collection, field: str, keep: dict[str, int]) -> list[dict[str, Any]]:
-        old = {field: {"$lt": await self._clock.ago(self._retention)}}
+    async def _old(
+        self, collection: Collection, field: str, keep: dict[str, int], besides: Document | None = None
+    ) -> list[dict[str, Any]]:
+        old = (besides or {}) | {field: {"$lt": await self._clock.ago(self._retention)}}
         return await collection.find(old, keep).sort(field, 1).limit(BATCH).hint(f"ttl_{field}").to_list()
 
 

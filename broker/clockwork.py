@@ -27,15 +27,16 @@ from broker.registry import BURIAL, Registry
 log = logging.getLogger(__name__)
 
 LEASE = 5.0
-_NAME = "clockwork"
+CLOCKWORK = "clockwork"
 
 
 class Leadership:
     """A lease document on the database's clock. ``epoch`` grows with each change of holder: of any two that believe to
-    hold the lease, the one with the greater epoch does.
+    hold the lease, the one with the greater epoch does. ``name``: what is done by one process at a time.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, name: str = CLOCKWORK) -> None:
+        self._name = name
         self._locks = database.locks
         self._me = uuid.uuid4().hex
         self.held = False
@@ -49,7 +50,7 @@ class Leadership:
         expires = {"$dateAdd": {"startDate": "$$NOW", "unit": "millisecond", "amount": int(LEASE * 1000)}}
         epoch = {"$cond": [mine, "$epoch", {"$add": ["$epoch", 1]}]}
         lease = await self._locks.find_one_and_update(
-            {"_id": _NAME, "$expr": free},
+            {"_id": self._name, "$expr": free},
             [
                 {"$set": {"epoch": epoch}},
                 {"$set": {"holder": self._me, "expires_at": expires, "runs": {"$literal": list(runs)}}},
@@ -66,14 +67,14 @@ class Leadership:
 
     async def look(self) -> Mapping[str, Any] | None:
         """The lease document, whoever holds it; None before the first start."""
-        return await self._locks.find_one({"_id": _NAME})
+        return await self._locks.find_one({"_id": self._name})
 
     async def _create(self) -> None:
         """An expired lease, once, for the next ``seek`` to take: MongoDB upserts no document that ``$expr`` chose."""
         long_ago = datetime.fromtimestamp(0, UTC)
         with suppress(DuplicateKeyError):
             await self._locks.update_one(
-                {"_id": _NAME},
+                {"_id": self._name},
                 {"$setOnInsert": {"epoch": 0, "holder": None, "expires_at": long_ago}},
                 upsert=True,
             )
@@ -81,7 +82,7 @@ class Leadership:
     async def resign(self) -> None:
         """Lets the next process take over at once."""
         self.held = False
-        await self._locks.update_one({"_id": _NAME, "holder": self._me}, {"$currentDate": {"expires_at": True}})
+        await self._locks.update_one({"_id": self._name, "holder": self._me}, {"$currentDate": {"expires_at": True}})
 
 
 class Reaper:

@@ -73,6 +73,39 @@ class Database:
         return self._light("pages")
 
     @property
+    def chunks(self) -> Collection:
+        """Pieces of answers, as they are generated."""
+        return self._collection("chunks")
+
+    @property
+    def answers(self) -> Collection:
+        """Which jobs have answers that are used again."""
+        return self._light("answers")
+
+    @property
+    def answer_counts(self) -> Collection:
+        return self._light("answer_counts")
+
+    @property
+    def uploads(self) -> Collection:
+        """Files that clients have sent, and those that were made for them."""
+        return self._collection("uploads")
+
+    @property
+    def batches(self) -> Collection:
+        return self._collection("batches")
+
+    @property
+    def hops(self) -> Collection:
+        """How often jobs went from one model to another."""
+        return self._light("hops")
+
+    @property
+    def deliveries(self) -> Collection:
+        """What is told of jobs that have ended, read as this very moment has it by the one who tells it."""
+        return self._collection("deliveries").with_options(read_concern=ReadConcern("local"))
+
+    @property
     def usage(self) -> Collection:
         return self._light("usage")
 
@@ -157,6 +190,10 @@ IDEMPOTENCY_INDEX = "idempotency"
 ENDED_INDEX = "ended"
 REUSE_INDEX = "reuse"
 PAGES_OF_INDEX = "pages_of"
+WEBHOOK_INDEX = "webhook"
+DUE_INDEX = "due_by_lane"
+BATCH_INDEX = "batch"
+BATCH_PLACE_INDEX = "batch_place"
 _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
     CLAIM_INDEX: (
         [("model", 1), ("lane", 1), ("seq", 1)],
@@ -181,6 +218,16 @@ _JOB_INDEXES: Mapping[str, tuple[list[tuple[str, int]], dict[str, Any]]] = {
         {"partialFilterExpression": {"reusable": {"$exists": True}}},
     ),
     PAGES_OF_INDEX: ([("pages_of", 1)], {"partialFilterExpression": {"pages_of": {"$exists": True}}}),
+    BATCH_INDEX: (
+        [("batch.id", 1), ("batch.line", 1), ("status", 1)],
+        {"partialFilterExpression": {"batch.id": {"$exists": True}}},
+    ),
+    # Of the jobs of batches only those that hold a place.
+    BATCH_PLACE_INDEX: (
+        [("model", 1), ("place", 1), ("batch.id", 1), ("batch.line", 1)],
+        {"partialFilterExpression": {"batch.id": {"$exists": True}, "place": {"$gte": 0}}},
+    ),
+    WEBHOOK_INDEX: ([("finished_at", 1)], {"partialFilterExpression": {"webhook_due": {"$exists": True}}}),
     IDEMPOTENCY_INDEX: (
         [("subject", 1), ("idempotency.key", 1)],
         {"unique": True, "partialFilterExpression": {"idempotency.key": {"$exists": True}}},
@@ -202,7 +249,33 @@ async def ensure_schema(database: Database, retention: float, habits: float = 0.
         await database.jobs.create_index(keys, name=name, **options)
     await database.pages.create_index([("job", 1), ("number", 1)], name="page", unique=True)
     await _ensure_ttl(database.jobs, "finished_at", net)
+    await _ensure_ttl(database.chunks, "expires_at", 0.0)
+    await _ensure_ttl(database.answers, "expires_at", 0.0)
+    await database.answers.create_index([("used_at", 1)], name="used")
+    await database.deliveries.create_index(
+        [("subject", 1), ("host", 1), ("next_at", 1)],
+        name=DUE_INDEX,
+        partialFilterExpression={"next_at": {"$exists": True}},
+    )
+    await database.deliveries.create_index([("job", 1)], name="job")
+    # As their jobs, but not before they have been tried for a day.
+    await _ensure_ttl(database.deliveries, "created_at", net)
     await database.crashes.create_index([("model", 1), ("at", -1)], name="model")
+    # As GridFS has them, whose own clients make them with their first file.
+    await database.handle["files.chunks"].create_index([("files_id", 1), ("n", 1)], unique=True)
+    await database.handle["files.files"].create_index([("filename", 1), ("uploadDate", 1)])
+    await database.uploads.create_index([("subject", 1), ("_id", -1)], name="owner")
+    await database.uploads.create_index([("created_at", 1)], name="created")
+    await database.batches.create_index([("subject", 1), ("_id", -1)], name="owner")
+    await database.batches.create_index(
+        [("subject", 1), ("idempotency.key", 1)],
+        name=IDEMPOTENCY_INDEX,
+        unique=True,
+        partialFilterExpression={"idempotency.key": {"$exists": True}},
+    )
+    await database.batches.create_index([("open", 1)], name="open", sparse=True)
+    await database.batches.create_index([("files", 1)], name="files")
+    await database.batches.create_index([("ended_at", 1)], name="ended", sparse=True)
     await _ensure_ttl(database.crashes, "at", net)
     await _ensure_ttl(database.usage, "hour", max(net, habits + TTL_MARGIN))
     await _ensure_ttl(database.workers, "last_seen", net)

@@ -14,6 +14,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo.errors import PyMongoError
 
+from broker.cancellation import together
 from broker.database import Database
 from broker.job import TERMINAL, Document, Job, Status
 
@@ -43,10 +44,14 @@ def _for_worker(worker: str) -> list[Document]:
 
 
 class Ending:
-    """The news that a job has ended. ``changes``: the fields that its end has changed, as far as they were told."""
+    """The news that a job has ended. ``changes``: the fields that its end has changed, as far as they were told.
+
+    ``event`` is set when it comes, and when nobody is to wait any longer; others may use it for news of their own.
+    """
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
+        self.over = False
         self.changes: Document = {}
 
     async def happens(self, timeout: float) -> bool:
@@ -64,7 +69,7 @@ class JobFeed:
 
     ``claimable`` is an event that is set whenever there may be something to claim; whoever waits for it clears it.
     ``on_ended`` and ``on_leased`` are called with the id of each job that has ended, and the document of each that was
-    stored with a lease of ``worker``.
+    stored with a lease of ``worker``. ``on_webhook``: with the id of each that has ended and may have to be told of.
     """
 
     def __init__(self, database: Database, poll_interval: float, *, worker: str | None = None) -> None:
@@ -76,12 +81,11 @@ class JobFeed:
         self.claimable = asyncio.Event()
         self.on_ended: Callable[[ObjectId], None] = _ignore
         self.on_leased: Callable[[Document], None] = _ignore
+        self.on_webhook: Callable[[ObjectId], None] = _ignore
 
     async def run(self) -> None:
         """Streams and polls until cancelled. Never fails because of the database: it waits for it."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self._stream))
-            tasks.create_task(self._repeat(self._poll))
+        await together(self._repeat(self._stream), self._repeat(self._poll))
 
     async def _repeat(self, source: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -115,8 +119,12 @@ class JobFeed:
 
     def _ended(self, job_id: ObjectId, changes: Document) -> None:
         self.on_ended(job_id)
+        # Who cancels a job does not know whether it has a webhook.
+        if "webhook_due" in changes or changes.get("status") == Status.CANCELLED.value:
+            self.on_webhook(job_id)
         for ending in self._waiters.get(job_id, ()):
             ending.changes = changes
+            ending.over = True
             ending.event.set()
 
     @contextmanager

@@ -1,23 +1,75 @@
 """The documents that jobs work on and the results that are too large for a job document, in GridFS."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from bson import ObjectId
 from gridfs import NoFile
 from gridfs.asynchronous import AsyncGridFSBucket, AsyncGridOut
+from gridfs.errors import CorruptGridFile
+from pymongo.errors import PyMongoError
 
-from broker.database import CODEC, DURABLE, Database
-from broker.errors import FileMissing
+from broker.database import CODEC, DURABLE, Collection, Database
+from broker.errors import FileMissing, FileTooSlow
 from broker.job import StoredFile
 
 log = logging.getLogger(__name__)
 
 # Few large chunks: a 10 MB document is three durable writes rather than forty.
 CHUNK_SIZE = 4 * 1024 * 1024
+# Of files that come or are made bit by bit, or are read from somewhere in their middle.
+SMALL_CHUNK = 512 * 1024
 # A file may be older than its job by as long as a client takes to send it; nothing younger is swept.
 GRACE = timedelta(hours=1)
+
+
+class FileWriter:
+    """A file in GridFS as it grows; of the driver's own it would hold 48 MB in memory. ``size`` in bytes."""
+
+    def __init__(self, files: Collection, chunks: Collection, owner: ObjectId, name: str) -> None:
+        self.id = ObjectId()
+        self.size = 0
+        self._files = files
+        self._chunks = chunks
+        self._about = {"filename": name, "metadata": {"job": owner}}
+        self._rest = bytearray()
+        self._written = 0
+
+    async def write(self, data: bytes) -> None:
+        self._rest += data
+        self.size += len(data)
+        while len(self._rest) >= SMALL_CHUNK:
+            await self._put(SMALL_CHUNK)
+
+    async def _put(self, count: int) -> None:
+        chunk = {"files_id": self.id, "n": self._written, "data": bytes(self._rest[:count])}
+        await self._chunks.insert_one(chunk)
+        del self._rest[:count]
+        self._written += 1
+
+    async def finish(self) -> None:
+        """Makes the file known, as its last write. Raises FileTooSlow where it took so long that it was swept."""
+        if self._rest:
+            await self._put(len(self._rest))
+        if await self._chunks.count_documents({"files_id": self.id}) != self._written:
+            raise FileTooSlow(f"The file took longer than {GRACE} to come; send it again.")
+        sizes = {"length": self.size, "chunkSize": SMALL_CHUNK, "uploadDate": datetime.now(UTC)}
+        await self._files.insert_one({"_id": self.id, **sizes, **self._about})
+
+    async def abort(self) -> None:
+        await self._files.delete_one({"_id": self.id})
+        await self._chunks.delete_many({"files_id": self.id})
+
+
+@contextmanager
+def _damaged(file_id: ObjectId) -> Generator[None, None, None]:
+    """A part of a file is gone, which no patience brings back: it is not an outage of the database."""
+    try:
+        yield
+    except CorruptGridFile as error:
+        raise FileMissing(f"The file {file_id} is damaged: {error}") from error
 
 
 class FileStore:
@@ -26,6 +78,8 @@ class FileStore:
     def __init__(self, database: Database) -> None:
         self._jobs = database.jobs
         self._pages = database.pages
+        self._uploads = database.uploads
+        self._batches = database.batches
         # On the handle: a bucket's own write concern does not reach its uploads.
         handle = database.handle.with_options(codec_options=CODEC, write_concern=DURABLE)
         self._files = handle["files.files"]
@@ -38,19 +92,40 @@ class FileStore:
         file_id = await self._bucket.upload_from_stream(name or "document", data, metadata=about)
         return StoredFile(file_id, name, media_type, len(data))
 
+    @asynccontextmanager
+    async def writer(self, owner: ObjectId, name: str) -> AsyncGenerator["FileWriter", None]:
+        """A file that is written bit by bit, for the upload or the batch of that id, which need not be there yet. It is
+        whole and on disk after the block; where that is left by an exception there is none. Raises FileTooSlow."""
+        writer = FileWriter(self._files, self._chunks, owner, name)
+        try:
+            yield writer
+            await writer.finish()
+        except BaseException:
+            # What the database cannot be told now is swept later.
+            with suppress(PyMongoError):
+                await writer.abort()
+            raise
+
     async def get(self, file_id: ObjectId) -> bytes:
         """Raises FileMissing."""
-        data: bytes = await (await self._open(file_id)).read()
+        stream = await self._open(file_id)
+        with _damaged(file_id):
+            data: bytes = await stream.read()
         return data
 
     async def size(self, file_id: ObjectId) -> int:
         """In bytes. Raises FileMissing."""
         return (await self._open(file_id)).length
 
-    async def chunks(self, file_id: ObjectId) -> AsyncGenerator[bytes, None]:
-        """As ``get``, of CHUNK_SIZE bytes at most each: for files that are only passed on."""
+    async def chunks(self, file_id: ObjectId, start: int = 0) -> AsyncGenerator[bytes, None]:
+        """As ``get``, of CHUNK_SIZE bytes at most each: for files that are only passed on. ``start``: in bytes."""
         stream = await self._open(file_id)
-        while chunk := await stream.readchunk():
+        await stream.seek(start)
+        while True:
+            with _damaged(file_id):
+                chunk = await stream.readchunk()
+            if not chunk:
+                return
             yield chunk
 
     async def _open(self, file_id: ObjectId) -> AsyncGridOut:
@@ -109,9 +184,13 @@ class FileStore:
     async def _referred(self, jobs: set[ObjectId]) -> set[ObjectId]:
         found: set[ObjectId | None] = set()
         named = {"$or": [{"_id": {"$in": list(jobs)}}, {"pages_of": {"$in": list(jobs)}}]}
-        async for job in self._jobs.find(named, {"file.id": 1, "result_file": 1, "files": 1}):
-            found.update((job.get("file", {}).get("id"), job.get("result_file")))
+        async for job in self._jobs.find(named, {"file.id": 1, "payload_file": 1, "result_file": 1, "files": 1}):
+            found.update((job.get("file", {}).get("id"), job.get("payload_file"), job.get("result_file")))
             found.update(job.get("files", {}).values())
         async for page in self._pages.find({"job": {"$in": list(jobs)}}, {"files": 1}):
             found.update(page.get("files", {}).values())
+        async for upload in self._uploads.find({"_id": {"$in": list(jobs)}}, {"content": 1}):
+            found.add(upload["content"])
+        async for batch in self._batches.find({"_id": {"$in": list(jobs)}}, {"outputs": 1}):
+            found.update(output["content"] for output in batch.get("outputs", {}).values())
         return {file_id for file_id in found if file_id is not None}

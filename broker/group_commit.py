@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from pymongo.errors import AutoReconnect
+
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -49,6 +51,11 @@ class GroupCommit(Generic[Item, Outcome]):
             batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             try:
                 outcomes = await self._write([item for item, _ in batch])
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise  # the event loop comes to its end
+                # By nobody: a timer of the driver's, say. Its callers, and all after them, would wait for ever.
+                outcomes = [AutoReconnect("the write was broken off")] * len(batch)
             except Exception as error:  # noqa: BLE001 - raised again where each item was put
                 outcomes = [error] * len(batch)
             for (_, future), outcome in zip(batch, outcomes, strict=True):

@@ -74,12 +74,21 @@ class Idempotency:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLine:
+    """Where a job of a batch comes from: ``line`` counts the requests of the batch's file from 0."""
+
+    id: ObjectId
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt ended without a result.
 
     ``permanent``: another attempt would end the same way, so none is made.
     ``timeout``: the attempt ran longer than the model's timeout.
-    ``details`` are for the client too, ``stack`` is for operators alone.
+    ``details`` are for the client too, ``stack`` is for operators alone. ``retry_after``: seconds before which another
+    attempt is of no use, where that is known.
     """
 
     code: str
@@ -88,6 +97,7 @@ class Failure:
     timeout: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
     stack: str | None = None
+    retry_after: float | None = None
 
 
 LEASE_EXPIRED = Failure("lease_expired", "The worker stopped renewing its lease: it crashed or lost the database.")
@@ -95,7 +105,15 @@ LEASE_EXPIRED = Failure("lease_expired", "The worker stopped renewing its lease:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job as it is submitted. ``fingerprint``: of all that its result depends on, see ``broker.reuse``."""
+    """A job as it is submitted.
+
+    ``fingerprint``: of all that its result depends on, see ``broker.reuse``. ``stream``: whether its answer can be
+    followed while it is generated, see ``broker.chunks``. ``timeout``: seconds for an attempt, where it is not to be
+    the model's. ``asked``: what the form of its answer depends on. ``payload_file``: where the payload's long parts
+    are, see ``broker.payloads``. ``batch``: see ``broker.batches``.
+    ``fallbacks``: the models that may take it over, as the queue notes them; ``hops``: from which it came, and why.
+    ``webhook``: the ``url`` that is told of its end, where that is one of ``events``.
+    """
 
     task: str
     model: str
@@ -104,8 +122,18 @@ class NewJob:
     client: str | None = None
     priority: Priority = Priority.NORMAL
     file: StoredFile | None = None
+    payload_file: ObjectId | None = None
     idempotency: Idempotency | None = None
     fingerprint: str | None = None
+    stream: bool = False
+    timeout: float | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    webhook: Mapping[str, Any] | None = None
+    batch: BatchLine | None = None
+    fallbacks: tuple[str, ...] = ()
+    hops: tuple[Mapping[str, Any], ...] = ()
+    reuse: bool = False
+    """Whether an answer with the same fingerprint that was given before will do, see ``broker.answer_cache``."""
     id: ObjectId = field(default_factory=ObjectId)
 
 
@@ -115,7 +143,11 @@ class Job:
 
     ``suspect``: an engine died while it and others ran there, so it runs alone. ``gained``: the attempt that holds it
     has brought it further, by what the next one need not do again. ``pages_of``: the job that has read the pages, where
-    that was another one. ``files`` belong to its result.
+    that was another one. ``files`` belong to its result. ``stream``: its answer can be followed while it is generated;
+    ``chunks``: events of that, once it is completed. ``payload_file``: has the payload's long parts. ``asked``: what
+    the form of its answer depends on. ``begun``: how often it was given to a worker, released or not: whatever an
+    earlier time has generated is void. ``fallbacks``: models that may take it over; ``hops``: ``{model, code, message,
+    at}`` of those that it left (``broker.fallback``).
     """
 
     id: ObjectId
@@ -129,6 +161,7 @@ class Job:
     max_retries: int
     timeout: float
     payload: Mapping[str, Any]
+    payload_file: ObjectId | None
     file: StoredFile | None
     created_at: datetime
     started_at: datetime | None
@@ -147,6 +180,14 @@ class Job:
     files: Mapping[str, ObjectId]
     fingerprint: str | None
     pages_of: ObjectId | None
+    stream: bool
+    chunks: int | None
+    asked: Mapping[str, Any]
+    webhook: Mapping[str, Any] | None
+    begun: int
+    batch: BatchLine | None
+    fallbacks: tuple[str, ...]
+    hops: tuple[Mapping[str, Any], ...]
 
     @property
     def pages_id(self) -> ObjectId:
@@ -155,38 +196,50 @@ class Job:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Job":
-        stored = document.get("file")
+        stored, batch = document.get("file"), document.get("batch")
+        plain: dict[str, Any] = {
+            **{name: document[name] for name in _ALWAYS},
+            **{name: document.get(name, absent) for name, absent in _AT_TIMES.items()},
+            **{name: tuple(document.get(name, ())) for name in _LISTS},
+        }
         return cls(
             id=document["_id"],
-            task=document["task"],
-            model=document["model"],
-            subject=document["subject"],
-            client=document.get("client"),
             priority=Priority(document["priority"]),
             status=Status(document["status"]),
-            attempts=document["attempts"],
-            max_retries=document["max_retries"],
-            timeout=document["timeout"],
-            payload=document["payload"],
             file=StoredFile(**stored) if stored else None,
-            created_at=document["created_at"],
-            started_at=document.get("started_at"),
-            finished_at=document.get("finished_at"),
-            not_before=document.get("not_before"),
-            worker=document.get("worker"),
-            token=document.get("token"),
-            slot=document.get("slot"),
-            suspect=document.get("suspect", False),
             gained="gained" in document and document["gained"] == document.get("token"),
-            progress=document.get("progress"),
-            errors=tuple(document.get("errors", ())),
-            error=document.get("error"),
-            result=document.get("result"),
-            result_file=document.get("result_file"),
             files=document.get("files", {}),
-            fingerprint=document.get("fingerprint"),
-            pages_of=document.get("pages_of"),
+            asked=document.get("asked", {}),
+            batch=BatchLine(**batch) if batch else None,
+            **plain,
         )
+
+
+# The fields of a document that a job has as they are: those that each document has, those that some have, with what it
+# means that they are not there, and lists.
+_ALWAYS = ("task", "model", "subject", "attempts", "max_retries", "timeout", "payload", "created_at")
+_AT_TIMES: Mapping[str, Any] = {
+    "client": None,
+    "payload_file": None,
+    "started_at": None,
+    "finished_at": None,
+    "not_before": None,
+    "worker": None,
+    "token": None,
+    "slot": None,
+    "suspect": False,
+    "progress": None,
+    "error": None,
+    "result": None,
+    "result_file": None,
+    "fingerprint": None,
+    "pages_of": None,
+    "stream": False,
+    "chunks": None,
+    "webhook": None,
+    "begun": 0,
+}
+_LISTS = ("errors", "fallbacks", "hops")
 
 
 def parse_job_id(text: str) -> ObjectId | None:

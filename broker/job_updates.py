@@ -64,14 +64,16 @@ def taken_over(document: Document) -> Job:
 
 def leased_document(document: Document, lease: Document) -> Document:
     """The new job with a direct lease instead of its lane."""
-    leased = {**document, **lease}
+    leased = {**document, **lease, "begun": 1}
     del leased["lane"]
     return leased
 
 
 def end_of(job: Job, status: Status) -> Document:
     """Of the end of an attempt, which says by its token which one it was."""
-    return {"status": status.value, "ended_by": job.token, "attempts": job.attempts}
+    # For those who look for it in the change: the field was there, as False.
+    due = {} if job.webhook is None else {"webhook_due": True}
+    return {"status": status.value, "ended_by": job.token, "attempts": job.attempts, **due}
 
 
 def completion(job: Job, result: Mapping[str, Any]) -> UpdateOne:
@@ -81,6 +83,15 @@ def completion(job: Job, result: Mapping[str, Any]) -> UpdateOne:
         "$currentDate": {"finished_at": True},
     }
     return UpdateOne(fence(job), changes)
+
+
+def cancellation(code: str, message: str) -> dict[str, Any]:
+    """The update of an open job that ends it; its slot stays its worker's until that has stopped."""
+    return {
+        "$set": {"status": Status.CANCELLED.value, "error": {"code": code, "message": message}},
+        "$unset": {"place": "", "lane": "", "not_before": ""},
+        "$currentDate": {"finished_at": True},
+    }
 
 
 def after_end(job: Job, changes: Document) -> Job | None:
@@ -101,6 +112,7 @@ def after_end(job: Job, changes: Document) -> Job | None:
         error=changes.get("error"),
         result=changes.get("result"),
         result_file=changes.get("result_file"),
+        chunks=changes.get("chunks"),
     )
 
 
@@ -126,8 +138,8 @@ def error_entry(job: Job, failure: Failure) -> dict[str, Any]:
     return {"$mergeObjects": [literal(entry), {"at": "$$NOW"}]}
 
 
-def new_document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
-    """A job that waits, but for its place."""
+def new_document(new: NewJob, model: ModelSettings | None) -> dict[str, Any]:
+    """A job that waits, but for its place. ``model``: None for one that is not to run."""
     document: dict[str, Any] = {
         "_id": new.id,
         "task": new.task,
@@ -141,18 +153,39 @@ def new_document(new: NewJob, model: ModelSettings) -> dict[str, Any]:
         "lane": lane_name(new.priority.level, new.subject),
         "status": Status.QUEUED.value,
         "attempts": 0,
-        "max_retries": model.max_retries,
-        "timeout": model.timeout,
+        "max_retries": 0 if model is None else model.max_retries,
+        "timeout": new.timeout or (0.0 if model is None else model.timeout),
         "payload": dict(new.payload),
         "created_at": to_the_millisecond(datetime.now(UTC)),
     }
     if new.file is not None:
         document["file"] = asdict(new.file)
+    if new.payload_file is not None:
+        document["payload_file"] = new.payload_file
     if new.idempotency is not None:
         document["idempotency"] = asdict(new.idempotency)
     if new.fingerprint is not None:
         document["fingerprint"] = new.fingerprint
+    if new.asked:
+        document["asked"] = dict(new.asked)
+    if new.stream:
+        document["stream"] = True
+    if new.webhook is not None:
+        document["webhook"], document["webhook_due"] = dict(new.webhook), False
+    if new.batch is not None:
+        document["batch"] = asdict(new.batch)
+    if new.fallbacks:
+        document["fallbacks"] = list(new.fallbacks)
+    if new.hops:
+        document["hops"] = [dict(hop) for hop in new.hops]
     return document
+
+
+def refused_document(new: NewJob, error: Mapping[str, Any]) -> dict[str, Any]:
+    """A job that ends as it comes, for it cannot be run. ``error``: its ``code`` and ``message``."""
+    document = new_document(new, None)
+    del document["lane"]
+    return {**document, "status": Status.FAILED.value, "error": dict(error), "finished_at": document["created_at"]}
 
 
 def answered_document(new: NewJob, model: ModelSettings, origin: Job) -> dict[str, Any]:

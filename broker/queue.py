@@ -1,13 +1,16 @@
-"""The queue: every write to a job document is in this module or, of claims, in ``broker.claims``: each one a single
-conditional write.
+"""The queue: the writes to job documents, each one a single conditional write. Elsewhere are those of claims
+(``broker.claims``), of moves to another model (``broker.fallback``), the one that notes that a webhook has been taken
+over (``broker.deliveries``), and the deletion of old jobs (``broker.cleanup``).
 
 Writes of an attempt match ``{_id, status, token}``; the token is drawn at each claim and stays in the terminal
-document, so that a write repeated after an unclear outcome can see that it had succeeded. Times are the database's
-(``$$NOW``), never a host's.
+document, so that a write repeated after an unclear outcome can see that it had succeeded. Times are the
+database's (``$$NOW``), but for those of an insert, which knows none: when a job was created, when one ended that ended
+as it came, and when models were found full are a host's.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from bson import ObjectId
@@ -17,6 +20,7 @@ from broker.claims import Claimer, Claims
 from broker.database import HEALED, SLOT_INDEX, Database
 from broker.direct import DirectLeases, LiveWorkers
 from broker.errors import JobFinished, JobNotFound, ModelNotFound, QueueFull
+from broker.fallback import Fallbacks, another_may, at_once
 from broker.group_commit import GroupCommit
 from broker.idempotency import IdempotencyKeys
 from broker.job import LEASE_EXPIRED, Document, Failure, Job, NewJob, Status, after_failure
@@ -24,6 +28,7 @@ from broker.job_updates import (
     HELD,
     OPEN,
     answered_document,
+    cancellation,
     completion,
     end_of,
     error_entry,
@@ -33,6 +38,7 @@ from broker.job_updates import (
     leased_document,
     literal,
     new_document,
+    refused_document,
     taken_over,
     unique_keys,
     write_error,
@@ -46,6 +52,8 @@ log = logging.getLogger(__name__)
 
 # Seconds after which a client that found no place may ask again.
 RETRY_AFTER = 5
+
+_IS_OPEN = {"status": {"$in": [Status.QUEUED.value, Status.PROCESSING.value]}}
 
 
 class JobQueue:
@@ -77,20 +85,25 @@ class JobQueue:
         self._places = Numbers(database, "place")
         self._slots = Numbers(database, "slot")
         self._claimer = Claimer(database, self._lanes, self._slots, settings)
+        self.fallbacks = Fallbacks(database, models, self._places)
         self._direct = workers and DirectLeases(database, workers, self._slots, self._lanes.time)
 
     # ── Admission ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def has_room(self, model: str) -> bool:
         """Whether a submit is worth trying, asked before a body is read. The submit itself decides."""
-        return await self._places.available(model, self._bound(model))
+        return await self.fallbacks.any_room(model)
 
     async def submit(self, new: NewJob) -> Job:
         """Stores the job durably in a free place, waiting or with a direct lease.
 
         Where its Idempotency-Key came before, the job of then, of another id, is returned instead; with another
-        content, IdempotencyConflict is raised. Raises QueueFull, with nothing written, where no place is free.
+        content, IdempotencyConflict is raised. Raises QueueFull, with nothing written, where no place is free, with
+        none of its model's fallbacks either.
         """
+        return await self.fallbacks.submit(new, self._submit)
+
+    async def _submit(self, new: NewJob) -> Job:
         limit = self._model(new.model).max_concurrent
         lease = None
         # Which mode an engine is in its worker knows best, who claims what asks for that.
@@ -136,6 +149,13 @@ class JobQueue:
             if await self._jobs.find_one({"_id": new.id}, {"_id": 1}) is None:
                 raise
         return Job.from_document(document)
+
+    async def submit_refused(self, new: NewJob, code: str, message: str) -> None:
+        """Stores a job that ends as it comes, failed: for a line of a batch that cannot be run any more. Twice is no
+        error. It needs no place, and its model need not be there."""
+        error = {"code": code, "message": message}
+        with suppress(DuplicateKeyError):
+            await self._jobs.insert_one(refused_document(new, error))
 
     def ended(self, job_id: ObjectId) -> None:
         """News that a job has ended, for those who remember its slot."""
@@ -247,11 +267,16 @@ class JobQueue:
     async def _end_attempt(self, job: Job, failure: Failure, fence: Mapping[str, Any], gained: bool) -> Status | None:
         counted = job.attempts - 1 if gained and not failure.permanent else job.attempts
         status = after_failure(counted, job.max_retries, failure)
+        hopeless = another_may(failure) if status.terminal else at_once(failure)
+        if hopeless and await self.fallbacks.move(job, failure, fence):
+            self._slot_is_free(job)
+            return Status.QUEUED
         errors = {"errors": {"$concatArrays": [{"$ifNull": ["$errors", []]}, [error_entry(job, failure)]]}}
         if status is not Status.QUEUED:
             error = literal({"code": failure.code, "message": failure.message})
             return status if await self._finish(job, status, {**errors, "error": error}, fence) else None
         delay = backoff(job.attempts, self._settings.retry_backoff, self._settings.retry_backoff_max)
+        delay = max(delay, min(failure.retry_after or 0.0, self._settings.retry_backoff_max))
         again = {"status": status.value, "attempts": counted, "not_before": from_now(delay), **errors}
         written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": HELD}])
         if not written.matched_count:
@@ -304,17 +329,7 @@ class JobQueue:
         Cancelling twice is no error. Raises JobNotFound, JobFinished.
         """
         mine = {"_id": job_id} if subject is None else {"_id": job_id, "subject": subject}
-        written = await self._jobs.update_one(
-            mine | {"status": {"$in": [Status.QUEUED.value, Status.PROCESSING.value]}},
-            {
-                "$set": {
-                    "status": Status.CANCELLED.value,
-                    "error": {"code": "cancelled", "message": "The job was cancelled."},
-                },
-                "$unset": {"place": "", "lane": "", "not_before": ""},
-                "$currentDate": {"finished_at": True},
-            },
-        )
+        written = await self._jobs.update_one(mine | _IS_OPEN, cancellation("cancelled", "The job was cancelled."))
         if written.matched_count:
             return
         found = await self._jobs.find_one(mine, {"status": 1})
@@ -322,6 +337,21 @@ class JobQueue:
             raise JobNotFound(str(job_id))
         if found["status"] != Status.CANCELLED.value:
             raise JobFinished(str(job_id), found["status"])
+
+    async def hide(self, job_id: ObjectId, subject: str | None) -> None:
+        """Marks the answer of a job as deleted by its client. The job stays as a record of what was done.
+
+        Twice is no error. Raises JobNotFound.
+        """
+        mine = {"_id": job_id} if subject is None else {"_id": job_id, "subject": subject}
+        written = await self._jobs.update_one(mine, {"$set": {"asked.hidden": True}})
+        if not written.matched_count:
+            raise JobNotFound(str(job_id))
+
+    async def cancel_batch(self, batch: ObjectId, code: str, message: str) -> int:
+        """Cancels, as ``cancel`` does, all open jobs of a batch, each with that error; returns how many."""
+        written = await self._jobs.update_many({"batch.id": batch} | _IS_OPEN, cancellation(code, message))
+        return written.modified_count
 
     # ── The clockwork's side ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bson import ObjectId
@@ -12,6 +13,9 @@ from broker.database import BACKOFF_INDEX, CLAIM_INDEX, ENDED_INDEX, SLOT_INDEX,
 from broker.errors import JobNotFound
 from broker.group_commit import GroupCommit
 from broker.job import TERMINAL, Document, Job, Status, parse_job_id
+
+# What a job was submitted with, as a projection.
+_SLIM = {"payload": 0, "asked.echo": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class JobReader:
         self._jobs = database.jobs
         self._barrier = Barrier(database)
         self._gets: GroupCommit[ObjectId, Document | None] = GroupCommit(self._find, lanes=2)
+        self._standings: GroupCommit[ObjectId, Document | None] = GroupCommit(partial(self._find, slim=_SLIM), lanes=2)
 
     async def get(self, job_id: str, subject: str | None) -> Job:
         """Raises JobNotFound, for another subject's job too: its existence is nobody else's business."""
@@ -50,9 +55,16 @@ class JobReader:
             raise JobNotFound(job_id)
         return Job.from_document(document)
 
-    async def _find(self, ids: Sequence[ObjectId]) -> list[Document | None]:
+    async def standing(self, job_id: ObjectId) -> Job:
+        """The job as it is now, for who has it already: without what it was submitted with, which is never another
+        but may be long, so ``payload`` is empty and ``asked`` has no ``echo``. Raises JobNotFound."""
+        if (document := await self._standings.put(job_id)) is None:
+            raise JobNotFound(str(job_id))
+        return Job.from_document({"payload": {}, **document})
+
+    async def _find(self, ids: Sequence[ObjectId], slim: Mapping[str, int] | None = None) -> list[Document | None]:
         """Those who ask at the same time are served by one query."""
-        documents = await self._barrier.read(lambda: self._jobs.find({"_id": {"$in": list(ids)}}).to_list())
+        documents = await self._barrier.read(lambda: self._jobs.find({"_id": {"$in": list(ids)}}, slim).to_list())
         found = {document["_id"]: document for document in documents}
         return [found.get(job_id) for job_id in ids]
 
@@ -71,7 +83,7 @@ class JobReader:
         query: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
         if before is not None:
             query["_id"] = {"$lt": before}
-        slim = {"payload": 0, "result": 0, "errors": 0}
+        slim = {**_SLIM, "result": 0, "errors": 0}
         documents = await self._barrier.read(
             lambda: self._jobs.find(query, slim).sort("_id", -1).limit(limit + 1).to_list()
         )

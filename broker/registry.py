@@ -27,13 +27,32 @@ ENGINE_STATES = frozenset({"stopped", "starting", "ready", "sleeping", "draining
 
 
 @dataclass(frozen=True, slots=True)
+class BackendState:
+    """What one worker says of one server of a model. ``state``: closed, open or half-open (``worker.backends``).
+
+    ``retry_in``: seconds until it gets a request again; 0 where it does. ``running``: requests of this worker that are
+    under way there. ``latency``: seconds that it took of late until an answer began. ``last_error``: of the last
+    request, where the server has failed it.
+    """
+
+    name: str
+    address: str
+    state: str
+    retry_in: float = 0.0
+    running: int = 0
+    latency: float | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelState:
     """What one worker says of one model.
 
     ``state``: one of ENGINE_STATES, or in plain words why this worker can never serve the model. ``reason``: why the
     state is as it is. ``phase`` and ``progress`` (0 to 1, where it is known): how far a start is. ``address``: where
     the engine listens, a port, a socket's path or a URL. ``version``: of the Desired that the state is the answer to;
-    None from a worker that does not look at that. Seconds are those of the last time.
+    None from a worker that does not look at that. Seconds are those of the last time. ``backends``: of a model that
+    runs elsewhere, its servers; ``listed``: names of further models there, where the servers are asked for them.
 
     ``managed``: its engine takes memory, and is loaded and unloaded by orders (``broker.plans``). The rest is of such
     ones only. ``gpus``: uuids of the devices that it is on, or was on last. ``memory_bytes``: what it holds on each of
@@ -64,6 +83,8 @@ class ModelState:
     can_sleep: bool = False
     host_bytes: int = 0
     loadable: bool = False
+    backends: tuple[BackendState, ...] = ()
+    listed: tuple[str, ...] = ()
 
     @property
     def able(self) -> bool:
@@ -209,6 +230,7 @@ class Registry:
 def _told(state: ModelState) -> dict[str, Any]:
     """What a heartbeat says of one model: most of it is not known of most engines."""
     told = {name: getattr(state, name) for name in _FIELDS}
+    told["backends"] = tuple(asdict(backend) for backend in state.backends)
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in told.items()
@@ -216,10 +238,16 @@ def _told(state: ModelState) -> dict[str, Any]:
     }
 
 
-def _state(told: Mapping[str, Any]) -> ModelState:
+def _known(kind: type[ModelState | BackendState | DeviceState], told: Mapping[str, Any]) -> dict[str, Any]:
     """A worker of another release may say more than is known here."""
-    known = {name: told[name] for name in _FIELDS if name in told}
-    return ModelState(**known | {"gpus": tuple(known.get("gpus", ()))})
+    return {field.name: told[field.name] for field in fields(kind) if field.name in told}
+
+
+def _state(told: Mapping[str, Any]) -> ModelState:
+    known = _known(ModelState, told)
+    lists = {name: tuple(known.get(name, ())) for name in ("gpus", "listed")}
+    backends = tuple(BackendState(**_known(BackendState, backend)) for backend in known.get("backends", ()))
+    return ModelState(**known | lists | {"backends": backends})
 
 
 def _worker(document: Mapping[str, Any]) -> Worker:
@@ -231,7 +259,7 @@ def _worker(document: Mapping[str, Any]) -> Worker:
         last_seen=document["last_seen"],
         draining=document["draining"],
         models={told["name"]: _state(told) for told in document["models"]},
-        devices=tuple(DeviceState(**device) for device in document.get("devices", ())),
+        devices=tuple(DeviceState(**_known(DeviceState, device)) for device in document.get("devices", ())),
         host_memory=document.get("host_memory", 0),
     )
 

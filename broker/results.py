@@ -21,7 +21,16 @@ async def pack(files: FileStore, job: Job, result: Mapping[str, Any]) -> dict[st
 
 async def unpack(files: FileStore, job: Job) -> Mapping[str, Any] | None:
     """The job's result, wherever it is kept; None while there is none."""
-    if job.result_file is None:
-        return job.result
-    result: dict[str, Any] = json.loads(await files.get(job.result_file))
-    return result
+    result: Mapping[str, Any] | None = job.result
+    if job.result_file is not None:
+        result = json.loads(await files.get(job.result_file))
+    return None if result is None else _of_today(result)
+
+
+def _of_today(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Release 0.5 kept of a chat its only choice, without a list around it."""
+    if "message" not in result or "choices" in result:
+        return result
+    choice = {key: result[key] for key in ("message", "finish_reason") if key in result}
+    rest = {key: value for key, value in result.items() if key not in choice}
+    return {"choices": [{"index": 0, "finish_reason": "stop", **choice}], **rest}

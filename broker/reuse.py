@@ -10,7 +10,26 @@ from broker.database import REUSE_INDEX, Database
 from broker.job import Job
 
 # Part of its retention after which a result is reused no more: it is not to go while somebody begins to share it.
-_YOUNG = 0.9
+YOUNG = 0.9
+HOW_IT_RUNS = frozenset(
+    {
+        "aliases",
+        "allowed_models",
+        "balance",
+        "breaker",
+        "cache",
+        "connect_timeout",
+        "description",
+        "fallbacks",
+        "max_concurrent",
+        "max_retries",
+        "max_waiting",
+        "on_disconnect",
+        "read_timeout",
+        "timeout",
+    }
+)
+"""What an entry of the configuration says of how a model runs, and not of what it makes of its input."""
 
 
 def fingerprint(document: bytes, model: str, settings: Mapping[str, Any], payload: Mapping[str, Any]) -> str:
@@ -32,7 +51,7 @@ class Reuse:
 
         Others' are not used: how long an answer takes would tell who has sent which document.
         """
-        since = await self._clock.ago(self._retention * _YOUNG)
+        since = await self._clock.ago(self._retention * YOUNG)
         wanted = {"subject": subject, "reusable": fingerprint, "finished_at": {"$gte": since}}
         found = await self._jobs.find_one(wanted, sort=[("finished_at", -1)], hint=REUSE_INDEX)
         return None if found is None else Job.from_document(found)
