@@ -4,8 +4,12 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import TypeAlias
 
+from config.fallbacks import loop
+
 # Keys of models that read documents, which engines have that do not only that.
 READERS_KEYS = ("dpi", "max_pages", "page_retries", "max_page_error_rate", "resolution")
+# Of an entry with one upstream. Where there are several, each has its own: a key must not go to another's server.
+_OF_ONE_UPSTREAM = ("base_url", "api_key", "headers", "query")
 
 Path: TypeAlias = tuple[str | int, ...]
 Finding: TypeAlias = tuple[Path, str]
@@ -29,13 +33,20 @@ def _texts(data: object, key: str) -> list[tuple[int, str]]:
 
 
 def inconsistencies(data: Mapping[str, object]) -> list[Finding]:
-    """Aliases and adapters that collide, defaults that name no fitting model, exempt roles that do not exist, and what
-    is said of documents in the entry of a model that reads none.
+    """Aliases and adapters that collide, defaults and fallbacks that name no fitting model, exempt roles that do not
+    exist, upstreams without an address, and what is said of documents in the entry of a model that reads none.
 
     ``data`` is the file as plain mappings and lists; whatever has the wrong type is passed over.
     """
     models = _mapping(data, "models")
-    found = _alias_collisions(models), _readers_keys(models), _wrong_defaults(data, models), _unknown_roles(data)
+    found = (
+        _alias_collisions(models),
+        _readers_keys(models),
+        _wrong_upstreams(models),
+        _wrong_fallbacks(models),
+        _wrong_defaults(data, models),
+        _unknown_roles(data),
+    )
     return [finding for findings in found for finding in findings]
 
 
@@ -66,6 +77,55 @@ def _readers_keys(models: Mapping[str, object]) -> Iterator[Finding]:
             for key in READERS_KEYS:
                 if key in entry and entry.get("engine") in ("openai", "vllm"):
                     yield ("models", name, key), "only a model whose task is ocr reads documents"
+        elif isinstance(entry, Mapping) and entry.get("task") == "ocr" and entry.get("cache") is not None:
+            yield ("models", name, "cache"), "what was read before is used again without it"
+
+
+def _wrong_upstreams(models: Mapping[str, object]) -> Iterator[Finding]:
+    for name, entry in models.items():
+        if not isinstance(entry, Mapping) or entry.get("engine") != "openai":
+            continue
+        backends = entry.get("backends")
+        if not backends:
+            if entry.get("base_url") is None:
+                yield ("models", name, "base_url"), "missing"
+            continue
+        for key in _OF_ONE_UPSTREAM:
+            if entry.get(key):
+                yield ("models", name, key), "goes into each of the backends, where there are some"
+        seen: set[object] = set()
+        for index, backend in enumerate(backends if isinstance(backends, list) else []):
+            called = backend.get("name") if isinstance(backend, Mapping) else None
+            if isinstance(called, str) and called in seen:
+                yield ("models", name, "backends", index, "name"), f"another backend is already called {called!r}"
+            elif isinstance(called, str):
+                seen.add(called)
+
+
+def _wrong_fallbacks(models: Mapping[str, object]) -> Iterator[Finding]:
+    aliases = {alias: name for (_, name, *_), alias in _further_names(models)}
+
+    def given(name: str) -> list[str]:
+        return [text for _, text in _texts(models.get(name), "fallbacks")]
+
+    for name, entry in models.items():
+        task = entry.get("task") if isinstance(entry, Mapping) else None
+        for index, other in _texts(entry, "fallbacks"):
+            path: Path = ("models", name, "fallbacks", index)
+            target = models.get(other)
+            its = target.get("task") if isinstance(target, Mapping) else None
+            if other == name:
+                yield path, "a model cannot stand in for itself"
+            elif other not in models and other in aliases:
+                yield path, f"{other!r} is an alias: write the model's name, {aliases[other]}"
+            elif other not in models:
+                yield path, f"there is no model {other!r}{did_you_mean(other, list(models))}"
+            elif isinstance(its, str) and isinstance(task, str) and its != task:
+                yield path, f"the task of {other!r} is {its}, not {task}"
+        way = loop(name, given)
+        # Told of once: of the first model on the way.
+        if way is not None and len(way) > 2 and name == min(way, key=list(models).index):
+            yield ("models", name, "fallbacks"), f"go in a circle: {' → '.join(way)}"
 
 
 def _wrong_defaults(data: Mapping[str, object], models: Mapping[str, object]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 from config.consistency import Finding, Path, did_you_mean
 from config.models import ModelEntry, ModelSettings
 from config.settings import ConfigFile
-from config.shape import map_value, members, section_of
+from config.shape import item_of, map_value, members, section_of
 from config.values import Raw
 
 ENGINES: Final = tuple(
@@ -54,6 +54,7 @@ _BOUNDS: Final = {
 }
 _PATTERNS: Final = {
     "base_url": "expected an http:// or https:// address without credentials (a key goes in api_key)",
+    "headers": "expected the name of an HTTP header",
     "uri": "expected an address that starts with mongodb:// or mongodb+srv://",
     "database": "expected letters, digits, - and _, at most 63 of them",
     "languages": "expected one of Tesseract's language codes, such as eng or chi_sim",
@@ -106,8 +107,8 @@ def _unknown_key(path: Path, data: object) -> str:
     annotation: Any = ConfigFile
     for part in path[:-1]:
         section = section_of(annotation, here)
-        annotation = section.model_fields[str(part)].annotation if section else map_value(annotation)
-        here = here.get(part) if isinstance(here, Mapping) else None
+        annotation = section.model_fields[str(part)].annotation if section else item_of(annotation)
+        here = _item(here, part)
     in_model = len(path) == 3 and path[0] == "models"
     section = section_of(annotation, here) or (ModelSettings if in_model else None)
     names = list(section.model_fields) if section else []
@@ -118,6 +119,12 @@ def _unknown_key(path: Path, data: object) -> str:
     if in_model and owners:
         return f"unknown key for this engine (it belongs to {' and '.join(owners)})"
     return f"unknown key{did_you_mean(key, names)}"
+
+
+def _item(here: object, part: int | str) -> object:
+    if isinstance(here, list) and isinstance(part, int):
+        return here[part]
+    return here.get(part) if isinstance(here, Mapping) else None
 
 
 def engines_with(key: str) -> list[str]:

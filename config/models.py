@@ -2,24 +2,18 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
+from pydantic import Field, StringConstraints
 
+from config.cache import ModelCacheSettings
 from config.section import Name, Section
-from config.values import Bytes, Seconds
+from config.upstreams import UpstreamSettings
+from config.values import Bytes, Seconds, Word
 
 Task: TypeAlias = Literal["chat", "ocr", "embedding"]
 Resolution: TypeAlias = Literal["tiny", "small", "base", "large", "gundam"]
 
 # Each one becomes part of a command line and of a file name.
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)?$")]
-
-
-def _whole_number_as_text(value: object) -> object:
-    # `args: [--max-num-seqs, 16]` and `env: {OMP_NUM_THREADS: 4}` are what people write.
-    return str(value) if type(value) is int else value
-
-
-Word = Annotated[str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int)]
 
 
 class ModelSettings(Section):
@@ -41,8 +35,16 @@ class ModelSettings(Section):
     """Further attempts after a crash, a timeout or a passing error."""
     aliases: list[Name] = Field(default=[])
     """Other names that requests may use."""
+    fallbacks: list[Name] = Field(default=[])
+    """Models that take over, in this order, what this one cannot do: it has no place free, or its attempts fail."""
     description: str = ""
     """Shown in the list of models."""
+    cache: ModelCacheSettings | None = None
+    """Set, be it to {}: what was asked before is answered by the answer of then, where the temperature is 0 or it is
+    an embedding."""
+    on_disconnect: Literal["cancel", "continue"] = "cancel"
+    """What becomes of a job whose client waits for its answer, or follows it, and goes away. One that came with an
+    Idempotency-Key goes on always: its client comes back."""
 
     @property
     def adapters(self) -> frozenset[str]:
@@ -92,17 +94,13 @@ class RapidocrSettings(ReaderSettings):
     """RapidOCR does OCR only."""
 
 
-class OpenaiSettings(ReaderSettings):
-    """Any server that speaks the OpenAI API."""
+class OpenaiSettings(UpstreamSettings, ReaderSettings):
+    """Any server that speaks the OpenAI API, or several of them."""
 
     engine: Literal["openai"]
     """What runs it."""
     dpi: int = Field(default=144, ge=70, le=1200)
     """Resolution at which PDF pages are drawn: vision models reduce them further."""
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
-    """Address up to and with /v1, without credentials."""
-    api_key: SecretStr | None = None
-    """Bearer token for the upstream; best written ${env:NAME}."""
 
 
 class SimulatorSettings(ModelSettings):

@@ -17,10 +17,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from config.cache import CacheSettings
 from config.consistency import inconsistencies
 from config.models import (
     ModelEntry,
 )
+from config.outbound import OutboundSettings
 from config.section import Name, Section
 from config.values import Bytes, Seconds
 
@@ -70,6 +72,10 @@ class ServerSettings(Section):
     """Largest request body in bytes (10MB is 10 * 1024 * 1024)."""
     max_wait: Seconds = 120.0
     """Longest time that a request may wait for its result (`Prefer: wait=N`)."""
+    heartbeat: Seconds = 15.0
+    """A stream without news says every so often that it is there, so that nobody on the way takes it for dead."""
+    origins: list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+$")]] = Field(default=[])
+    """Web sites whose pages may connect to `/ws/jobs`, besides the gateway's own, e.g. https://app.example.org."""
 
 
 class MongodbSettings(Section):
@@ -199,6 +205,8 @@ class ConfigFile(Section):
     rate_limit: RateLimitSettings = RateLimitSettings()
     history: HistorySettings = HistorySettings()
     auto_switch: AutoSwitchSettings = AutoSwitchSettings()
+    cache: CacheSettings = CacheSettings()
+    outbound: OutboundSettings = OutboundSettings()
     models: dict[Name, ModelEntry] = Field(default={})
     """The models by name."""
     defaults: DefaultsSettings = DefaultsSettings()

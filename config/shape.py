@@ -41,6 +41,14 @@ def map_value(annotation: Any) -> Any:
     return None
 
 
+def item_of(annotation: Any) -> Any:
+    """The type of what is in a mapping of free names or in a list, else None."""
+    for member in members(annotation):
+        if get_origin(member) in (dict, list):
+            return get_args(member)[-1]
+    return None
+
+
 def section_of(annotation: Any, data: object) -> type[BaseModel] | None:
     """The model that a mapping at this place is checked against; a model entry's engine decides."""
     sections = [m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]

@@ -58,3 +58,12 @@ Bytes = Annotated[
     BeforeValidator(parse_size, json_schema_input_type=int | Annotated[str, Field(pattern=SIZE_PATTERN)]),
 ]
 """A size in bytes, more than zero and at most one tebibyte."""
+
+
+def _whole_number_as_text(value: object) -> object:
+    # `args: [--max-num-seqs, 16]` and `env: {OMP_NUM_THREADS: 4}` are what people write.
+    return str(value) if type(value) is int else value
+
+
+Word = Annotated[str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int)]
+"""Text that may be written as a whole number."""
