@@ -1,6 +1,7 @@
 """One attempt of one job: from the claimed document to the write that ends it."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -11,15 +12,19 @@ from broker.cancellation import cancel_all
 from broker.crashes import stack_of
 from broker.errors import AttemptTimeout, EngineDied, EngineError, EngineNotRunning, EngineStalled, FileMissing
 from broker.job import Failure, Job
+from broker.payloads import unstow
 from broker.results import pack
 from config.errors import RoundhouseError
+from worker.chunk_writer import ChunkWriter
 from worker.document_attempt import DocumentAttempt, Paused
-from worker.engines.base import Engine, Request, Result
+from worker.engines.base import Engine, Remote, Request, Result
 from worker.isolation import Isolation
 from worker.persist import persist
 
 log = logging.getLogger(__name__)
 
+# Seconds that an engine gets to end by itself what has run out of time.
+_GRACE = 5.0
 _DEATHS = (EngineDied.code, EngineStalled.code)
 
 
@@ -44,6 +49,7 @@ class Attempt:
         job: Job,
         engine: Engine,
         isolation: Isolation,
+        writer: ChunkWriter,
         halted: Callable[[], bool],
         others: Callable[[], Awaitable[bool]],
     ) -> None:
@@ -53,6 +59,7 @@ class Attempt:
         self._document: DocumentAttempt | None = None
         self._isolation = isolation
         self._accompanied = False
+        self._stream = writer.open(job) if job.stream else None
         self._broker = broker
         self._engine = engine
         self._stop: Stop | None = None
@@ -81,18 +88,24 @@ class Attempt:
         assert self._work is not None
         if self._stop is not None and self._work.cancelled():
             await self._stopped(self._stop)
+        elif self._work.cancelled():
+            # By nobody here: a library's timer, say. Not recorded, the job would hang until its lease ends.
+            await self._settle(Failure("attempt_cut_off", "The engine's work was cancelled by itself."))
         else:
             await self._settle(self._work.result())
 
     async def _outcome(self) -> Failure | Result | Paused:
         try:
             return await self._execute()
-        except RoundhouseError as error:
+        except Exception as error:  # noqa: BLE001 - what is no failure of the engine's is logged
+            return self._failure(error)
+
+    def _failure(self, error: Exception) -> Failure:
+        if isinstance(error, RoundhouseError):
             return _failure(error)
-        except Exception as error:
-            # Whatever an engine raises that it should not: the job must not hang on our bug.
-            log.exception("job %s: the engine raised an unexpected error", self.job.id)
-            return Failure("internal_error", f"{type(error).__name__}: {error}", stack=stack_of(error))
+        # Whatever an engine raises that it should not: the job must not hang on our bug.
+        log.error("job %s: an unexpected error", self.job.id, exc_info=error)
+        return Failure("internal_error", f"{type(error).__name__}: {error}", stack=stack_of(error))
 
     async def _execute(self) -> Result | Paused:
         async with self._isolation.visit(alone=self.job.suspect) as visit:
@@ -103,12 +116,17 @@ class Attempt:
 
     async def _answer(self) -> Result:
         limit = self.job.timeout
-        request = Request(str(self.job.id), self.job.attempts, self.job.payload)
+        payload = await persist(lambda: unstow(self._broker.files, self.job))
+        request = Request(str(self.job.id), self.job.attempts, payload, self.job.task, limit)
+        # Who asks others ends by himself in time, and knows who was too slow.
+        patience = limit + _GRACE if isinstance(self._engine, Remote) else limit
         try:
-            async with asyncio.timeout(limit), aclosing(self._engine.run(request)) as chunks:
+            async with asyncio.timeout(patience), aclosing(self._engine.run(request)) as chunks:
                 async for chunk in chunks:
                     if isinstance(chunk, Result):
                         return chunk
+                    if self._stream is not None:
+                        await self._stream.put(json.dumps(chunk.choices, separators=(",", ":")))
         except TimeoutError:
             raise AttemptTimeout(f"The attempt ran longer than {limit:g} s.") from None
         raise EngineError("The engine ended without a result.", code="no_result")
@@ -123,16 +141,34 @@ class Attempt:
             log.info("job %s is not read to its end yet, others go first: %s", self.job.id, outcome.for_others)
             await persist(lambda: self._broker.queue.release(self.job, to_the_back=outcome.for_others))
             return
-        if isinstance(outcome, Failure):
-            await (self._hand_back(outcome) if self._is_innocent(outcome) else self._fail(outcome))
+        result = await self._flushed(outcome)
+        if isinstance(result, Failure):
+            await (self._hand_back(result) if self._is_innocent(result) else self._fail(result))
             return
+        await self._complete(result)
+
+    async def _complete(self, outcome: Result) -> None:
         packed = await persist(lambda: pack(self._broker.files, self.job, outcome.value))
+        if self._stream is not None:
+            packed["chunks"] = self._stream.count
         if outcome.files:
             packed["files"] = dict(outcome.files)
         if self.job.fingerprint is not None and not outcome.value.get("partial"):
-            packed["reusable"] = self.job.fingerprint
+            if self.job.file is not None:
+                packed["reusable"] = self.job.fingerprint
+            else:
+                await self._broker.answers.add(self.job, outcome.value)
         if not await persist(lambda: self._broker.queue.complete(self.job, packed)):
             log.warning("job %s: the lease was lost, the result counts for nothing", self.job.id)
+
+    async def _flushed(self, outcome: Failure | Result) -> Failure | Result:
+        """Whoever follows the answer gets all that there was before he hears how it ended."""
+        if self._stream is not None:
+            try:
+                await self._stream.flush()
+            except Exception as error:  # noqa: BLE001 - what no document can hold ends the attempt
+                return outcome if isinstance(outcome, Failure) else self._failure(error)
+        return outcome
 
     def _is_innocent(self, failure: Failure) -> bool:
         """The engine may have died of another job, or before this one came."""
@@ -171,4 +207,5 @@ def _failure(error: RoundhouseError) -> Failure:
         timeout=isinstance(error, AttemptTimeout),
         details={"details": dict(error.details)} if error.details else {},
         stack=stack_of(error),
+        retry_after=getattr(error, "retry_after", None),
     )

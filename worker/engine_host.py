@@ -19,7 +19,7 @@ from broker.measurements import Measurement
 from broker.registry import ModelState
 from worker.engine_condition import NOT_LOADED, Condition, examine
 from worker.engine_state import LOADED, EngineState, Lifecycle
-from worker.engines.base import Engine, Loadable, Modal
+from worker.engines.base import Engine, Loadable, Modal, Remote
 from worker.gpus import HOST
 from worker.reconciler import Actual
 
@@ -354,6 +354,8 @@ class EngineHost:
             phase=self._phase,
             progress=self._progress(known),
         )
+        if isinstance(self.engine, Remote):
+            return replace(state, backends=tuple(self.engine.backends()), listed=tuple(self.engine.listed()))
         if engine is None:
             return state
         return replace(

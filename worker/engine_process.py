@@ -64,11 +64,12 @@ class EngineProcess:
         self._log_begin = 0
         self._guard: Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._http = httpx.AsyncClient(
+        self.http = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=str(socket)),
             base_url="http://engine",
             timeout=_HEALTH_TIMEOUT,
         )
+        """To the engine, for what is not a job's."""
 
     @property
     def alive(self) -> bool:
@@ -157,7 +158,7 @@ class EngineProcess:
                 self._guard.kill()
                 await self.exited.wait()
         await cancel_all(self._tasks)
-        await self._http.aclose()
+        await self.http.aclose()
 
     async def _tell(self, line: str) -> None:
         assert self._guard is not None
@@ -185,7 +186,7 @@ class EngineProcess:
 
     async def _health(self) -> int | None:
         try:
-            return (await self._http.get("/health")).status_code
+            return (await self.http.get("/health")).status_code
         except httpx.TransportError:
             return None
 

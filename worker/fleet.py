@@ -10,7 +10,7 @@ from typing import Protocol
 from pymongo.errors import PyMongoError
 
 from broker.broker import Broker
-from broker.cancellation import cancel_all
+from broker.cancellation import cancel_all, together
 from broker.desired import Desired, Wanted
 from broker.lanes import Resolutions
 from broker.measurements import Measurement
@@ -94,11 +94,12 @@ class Fleet:
 
     async def run(self) -> None:
         """Until cancelled; ``close`` ends the engines then."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_after(ABILITY, frozenset({EngineState.STOPPED})))
-            group.create_task(self._look_after(HEALTH, LOADED))
-            group.create_task(self._remember())
-            group.create_task(self._reconcile())
+        await together(
+            self._look_after(ABILITY, frozenset({EngineState.STOPPED})),
+            self._look_after(HEALTH, LOADED),
+            self._remember(),
+            self._reconcile(),
+        )
 
     async def close(self) -> None:
         await asyncio.gather(*(host.close() for host in self._hosts.values()))

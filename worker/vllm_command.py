@@ -52,6 +52,9 @@ def command(
     for key, option in _FLAGS.items():
         if (value := getattr(settings, key)) is not None:
             words += [option, str(value)]
+    if settings.task == "embedding":
+        # Models for chats give vectors, too, and are then ones for nothing else.
+        words += ["--runner", "pooling"]
     if total is not None:
         words += _on_gpu(settings, total)
     if settings.lora:

@@ -22,6 +22,7 @@ from broker.job import Document, Job
 from broker.job_updates import taken_over
 from broker.registry import HEARTBEAT, KNOWN
 from worker.attempt import Attempt, Stop
+from worker.chunk_writer import ChunkWriter
 from worker.engines.base import Engine
 from worker.fleet import Fleet
 from worker.isolation import Isolation
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Seconds that handing back the remaining jobs may take.
-HAND_BACK = 10.0
+HAND_BACK = 8.0
 # Seconds for a claim that is under way when the worker is told to stop: a job that it gets would lose an attempt.
 LAST_CLAIM = 5.0
 # Seconds for which gateways may go on to lease jobs directly to a worker that has said that it drains.
@@ -63,6 +64,7 @@ class Worker:
         self._models = list(engines)
         self._fleet = Fleet(broker, engines, self)
         self._isolation: defaultdict[str, Isolation] = defaultdict(Isolation)
+        self._chunks = ChunkWriter(broker.chunks)
         self._works = False
         self._running: dict[ObjectId, Attempt] = {}
         self._tasks: dict[asyncio.Task[Any], str] = {}
@@ -93,6 +95,7 @@ class Worker:
         finally:
             await cancel_all(self._background)
             await self._leases.stop()
+            await self._chunks.close()
             await self._fleet.close()
         try:
             with farewell():
@@ -244,7 +247,7 @@ class Worker:
     def _begin(self, job: Job) -> None:
         engine, isolation = self._fleet.engine(job.model), self._isolation[job.model]
         halted, others = partial(self._halted, job.model), partial(self._others_wait, job.model)
-        attempt = Attempt(self._broker, job, engine, isolation, halted, others)
+        attempt = Attempt(self._broker, job, engine, isolation, self._chunks, halted, others)
         if job.id in self._running:  # a failover has rolled back the claim that it rests on
             self._running[job.id].stop(Stop.LOST)
         self._running[job.id] = attempt
@@ -305,7 +308,7 @@ class Worker:
         log.info("draining: %d jobs run", len(self._tasks))
         everything = asyncio.ensure_future(asyncio.wait(list(self._tasks)))
         hurry = asyncio.ensure_future(self._hurry.wait())
-        timeout = self._broker.settings.queue.drain_timeout
+        timeout = max(0.0, self._drains_since + self._broker.settings.queue.drain_timeout - monotonic())
         await asyncio.wait({everything, hurry}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         for attempt in list(self._running.values()):

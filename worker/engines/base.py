@@ -6,24 +6,34 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from bson import ObjectId
 
+from broker.registry import BackendState
 from ocr.recogniser import Recogniser
 from ocr.turns import PageTurns
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One attempt of one job."""
+    """One attempt of one job. ``timeout``: seconds that it may take; None: they are not counted. An engine that is
+    ``Remote`` ends by itself then, and any other is stopped."""
 
     job_id: str
     attempt: int
     payload: Mapping[str, Any]
+    task: str = "chat"
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of generated text."""
+    """A piece of an answer: the choices of a chunk of OpenAI's chat or completions API, without their ends."""
 
-    text: str
+    choices: Sequence[Mapping[str, Any]]
+
+    @property
+    def text(self) -> str:
+        """Of the first choice, if the piece is about it."""
+        pieces = (choice for choice in self.choices if choice["index"] == 0)
+        return "".join(piece.get("text") or piece.get("delta", {}).get("content") or "" for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,17 @@ class Engine(Protocol):
 
     def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """Runs one attempt. Raises EngineError and its kind; closing the generator stops the engine's work."""
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """An engine whose model runs on servers elsewhere. On top of Engine."""
+
+    def backends(self) -> Sequence[BackendState]:
+        """How each of them is."""
+
+    def listed(self) -> Sequence[str]:
+        """Names of all models that they list themselves, where they are asked."""
 
 
 @runtime_checkable

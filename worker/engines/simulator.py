@@ -4,6 +4,7 @@ For tests, benchmarks and demonstrations. Its answers begin with «[simulator]»
 """
 
 import asyncio
+import math
 import os
 import signal
 import zlib
@@ -12,7 +13,9 @@ from typing import Any
 
 from broker.errors import EngineError, EngineInputError, EngineNotRunning
 from config import SimulatorSettings
+from worker.engines.answers import KINDS, Answer
 from worker.engines.base import Chunk, Delta, Footprint, Request, Result
+from worker.engines.embeddings import packed
 
 _WORDS = (
     "the turntable carries each engine to its own track while steam rises over the yard and "
@@ -21,6 +24,8 @@ _WORDS = (
 # Parts of ``load_time``.
 _BEGINNING = 0.1
 _WAKING = 0.1
+# Of an embedding.
+_DIMENSIONS = 16
 FAULTS = ("crash", "hang", "slow", "garbage", "error", "reject")
 
 
@@ -47,25 +52,36 @@ class Simulator:
         """There is nothing to let go of."""
 
     async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        prompt = "\n".join(_text(message) for message in request.payload.get("messages", ()))
-        asked = request.payload.get("max_tokens")
+        if request.task == "embedding":
+            yield Result(_embeddings(request.payload["input"], request.payload.get("dimensions") or _DIMENSIONS))
+            return
+        answer = Answer(KINDS[request.task]())
+        async for chunk in self._chunks(request, _prompts(request)):
+            if news := answer.add(chunk):
+                yield Delta(news)
+        yield Result(answer.result())
+
+    async def _chunks(self, request: Request, prompts: Sequence[str]) -> AsyncGenerator[dict[str, Any], None]:
+        """As an upstream would send them."""
+        payload, chat = request.payload, request.task == "chat"
+        asked = payload.get("max_completion_tokens") or payload.get("max_tokens")
         tokens = self._settings.tokens if asked is None else min(asked, self._settings.tokens)
         fault = _fault(request) if self._settings.faults else {}
         delay = 1.0 / self._settings.tokens_per_second * (10 if fault.get("fault") == "slow" else 1)
-        seed, text = zlib.crc32(prompt.encode()), "[simulator]"
+        seeds = [zlib.crc32(text.encode()) + choice for text in prompts for choice in range(payload.get("n") or 1)]
         loop = asyncio.get_running_loop()
         start = loop.time()
-        yield Delta(text)
+        yield _chunk(["[simulator]"] * len(seeds), chat)
         for index in range(tokens):
             if fault and index == fault.get("after", 0):
                 await _befall(fault["fault"])
                 if fault["fault"] == "garbage":
                     return
             await asyncio.sleep(start + (index + 1) * delay - loop.time())
-            piece = " " + word(seed, index)
-            text += piece
-            yield Delta(piece)
-        yield Result(_result(text, prompt, tokens, cut=asked is not None and asked <= tokens))
+            yield _chunk([" " + word(seed, index) for seed in seeds], chat)
+        reason = "length" if asked is not None and asked <= tokens else "stop"
+        ends = [{"index": index, "finish_reason": reason} for index in range(len(seeds))]
+        yield {"choices": ends, "usage": _usage(prompts, tokens * len(seeds))}
 
 
 class LoadableSimulator(Simulator):
@@ -127,9 +143,33 @@ class LoadableSimulator(Simulator):
             yield chunk
 
 
+def _prompts(request: Request) -> Sequence[str]:
+    if request.task != "completion":
+        return ["\n".join(_text(message) for message in request.payload.get("messages", ()))]
+    given = request.payload["prompt"]
+    several = isinstance(given, list) and not isinstance(given[0], int)
+    return [str(one) for one in (given if several else [given])]
+
+
 def _text(message: Mapping[str, Any]) -> str:
-    content = message["content"]
+    content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _chunk(texts: Sequence[str], chat: bool) -> dict[str, Any]:
+    pieces = [{"delta": {"content": text}} if chat else {"text": text} for text in texts]
+    return {"choices": [{"index": index, **piece} for index, piece in enumerate(pieces)]}
+
+
+def _embeddings(inputs: Sequence[Any], dimensions: int) -> dict[str, Any]:
+    """For each input a unit vector of its own."""
+    vectors = []
+    for given in inputs:
+        numbers = [zlib.crc32(f"{index}:{given}".encode()) / 2**31 - 1.0 for index in range(dimensions)]
+        length = math.hypot(*numbers)
+        vectors.append(packed([number / length for number in numbers]))
+    prompt_tokens = sum(len(str(given).split()) for given in inputs)
+    return {"embeddings": vectors, "usage": {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}}
 
 
 def _fault(request: Request) -> Mapping[str, Any]:
@@ -149,14 +189,10 @@ async def _befall(fault: str) -> None:
             raise EngineInputError("The simulator refused the input because it was asked to.")
 
 
-def _result(text: str, prompt: str, tokens: int, *, cut: bool) -> dict[str, Any]:
-    prompt_tokens = len(prompt.split())
+def _usage(prompts: Sequence[str], completion_tokens: int) -> dict[str, int]:
+    prompt_tokens = sum(len(prompt.split()) for prompt in prompts)
     return {
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": "length" if cut else "stop",
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": prompt_tokens + tokens,
-        },
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }

@@ -87,12 +87,13 @@ class VisionRecogniser:
         payload = self._payload(page, question, await asyncio.to_thread(_data_url, page.path))
         output, loop, result = await self._answer(payload, page.number)
         usage = result.get("usage") or {}
+        ends = [choice["finish_reason"] for choice in result.get("choices", ())]
         cut = output if loop is None else output[: loop.end_of_first]
         reading = await asyncio.to_thread(self._read, well_formed(cut), page, question)
         reading = replace(reading, mode=self._model.mode, tokens=usage.get("completion_tokens"))
         if loop is not None:
             raise _with(reading, PageLooped(f"The model came to no end on page {page.number}: {loop.describe()}."))
-        return self._ended(reading, page.number, result.get("finish_reason"))
+        return self._ended(reading, page.number, ends[0])
 
     def _payload(self, page: Page, question: Question, image: str) -> dict[str, Any]:
         model = self._model
@@ -128,9 +129,9 @@ class VisionRecogniser:
             async with aclosing(self._chat(payload)) as chunks:
                 async for chunk in chunks:
                     match chunk:
-                        case Delta(text):
-                            output.append(text)
-                            if (loop := detector.feed(text)) is not None:
+                        case Delta():
+                            output.append(chunk.text)
+                            if (loop := detector.feed(chunk.text)) is not None:
                                 return "".join(output), loop, {}
                         case Result(value):
                             return "".join(output), None, value

@@ -11,10 +11,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import httpx
-
 from broker.cancellation import cancel_all
-from broker.errors import EngineDied, EngineError, EngineInputError, EngineNotRunning, EngineStalled, EngineUnavailable
+from broker.errors import (
+    EngineDied,
+    EngineError,
+    EngineInputError,
+    EngineNotRunning,
+    EngineStalled,
+    EngineUnavailable,
+    UpstreamUnreachable,
+)
 from broker.mongodset import Polls
 from broker.registry import DeviceState
 from config import VllmSettings
@@ -22,9 +28,10 @@ from config.vllm import gpu_count, on_ray, utilization
 from ocr.turns import PageTurns
 from worker.engine_process import RECORD, EngineProcess, remove_start_directory, socket_in, start_directory
 from worker.engine_record import recorded_pids
+from worker.engines.access import Access, Server
 from worker.engines.base import Chunk, Footprint, Request
 from worker.engines.documents import refuse_searchable_pdf
-from worker.engines.openai import Upstream
+from worker.engines.upstream import Upstream
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 from worker.engines.vllm_control import CONNECT_TIMEOUT, PATIENCE, URL, Control, Patience
 from worker.engines.vllm_vision import Examination
@@ -121,7 +128,7 @@ class VllmEngine:
         return await asyncio.to_thread(self._holding.footprint)
 
     async def start(self) -> None:
-        """Raises EngineUnavailable: ``no_gpu``, ``too_few_gpus``, ``task_unsupported``, ``resolution_unsupported``,
+        """Raises EngineUnavailable: ``no_gpu``, ``too_few_gpus``, ``resolution_unsupported``,
         ``weights_missing``, ``vllm_missing``, ``gpu_memory_short``, ``engine_start_failed``, ``engine_start_timeout``,
         and of a DeepSeek-OCR that does not read pages as it was told to ``ngram_guard_inactive``,
         ``resolution_not_set``, ``engine_probe_failed``. An engine that died is started anew."""
@@ -131,20 +138,21 @@ class VllmEngine:
         gpus = await self._room()
         self._directory = directory = start_directory(self._home, self._name)
         uuids, record = [gpu.uuid for gpu in gpus], directory / RECORD
-        http = self._client(socket_in(directory))
-        self._upstream = upstream = Upstream(f"The vLLM of {self._name}", f"{URL}/v1", http)
+        # Silence is watched over all requests together: one may wait long for its turn while others are answered.
+        access = Access(CONNECT_TIMEOUT, socket=socket_in(directory))
+        self._upstream = upstream = Upstream(Server(f"The vLLM of {self._name}", f"{URL}/v1", access))
         self._process = process = self._program(model, gpus, directory)
         try:
             self._holding = await asyncio.to_thread(Holding, self._hardware, uuids, lambda: recorded_pids(record))
             await process.start()
             await process.until_ready(self.on_phase, self._settings.start_timeout)
-            examination = Examination(self._name, http, self._patience.move)
+            examination = Examination(self._name, process.http, self._patience.move)
             self._vision = await examination.model(self._family(model), self._mode)
             await asyncio.to_thread(self._holding.changed)
         except BaseException:
             await self.stop(grace=0.0)
             raise
-        self._control = Control(self._name, http, self._patience)
+        self._control = Control(self._name, process.http, self._patience)
         self.turns.places = self.max_concurrent
         self._stalled = False
         self._watch = asyncio.create_task(self._end_when_stalled(process, upstream))
@@ -246,7 +254,7 @@ class VllmEngine:
     def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """Raises EngineInputError for what vLLM refuses, EngineDied when the engine went while the request ran, and
         EngineStalled when it was killed because it hung."""
-        return self._chat(self._served(request), request.payload)
+        return self._run(request.task, self._served(request), request.payload)
 
     async def recogniser(self, request: Request) -> VisionRecogniser:
         """Raises EngineNotRunning, and EngineInputError ``task_unsupported`` or ``resolution_unsupported``. Its pages
@@ -258,10 +266,10 @@ class VllmEngine:
             raise EngineInputError(f"{self._name} has {known}, not {asked}.", code="resolution_unsupported")
         if self._vision is None:
             raise EngineNotRunning(f"The vLLM of {self._name} does not run.")
-        chat = partial(self._chat, self._served(request))
+        chat = partial(self._run, "chat", self._served(request))
         return VisionRecogniser("vllm", chat, self._vision, page_options(request.payload))
 
-    async def _chat(self, model: str, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
+    async def _run(self, task: str, model: str, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
         process, upstream = self._process, self._upstream
         if process is None or upstream is None or not process.alive:
             raise EngineNotRunning(f"The vLLM of {self._name} does not run.")
@@ -271,7 +279,7 @@ class VllmEngine:
             upstream.heard = monotonic()
         self._runs += 1
         try:
-            async with aclosing(upstream.chat(model, payload)) as chunks:
+            async with aclosing(upstream.run(task, model, payload)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except EngineError as error:
@@ -290,7 +298,7 @@ class VllmEngine:
         """The death of the engine, where that is what became of the request."""
         with suppress(TimeoutError):
             await asyncio.wait_for(process.exited.wait(), _DEATH_SHOWS)
-        if process.exited.is_set() and isinstance(error.__cause__, httpx.ConnectError):
+        if process.exited.is_set() and isinstance(error, UpstreamUnreachable) and not error.reached:
             # It was going down already and has never heard of this request, which is not to blame.
             return EngineNotRunning(f"The vLLM of {self._name} does not run.")
         if self._stalled:
@@ -312,12 +320,6 @@ class VllmEngine:
             else:
                 await asyncio.sleep(limit - silent)
 
-    def _client(self, socket: Path) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.max_concurrent)
-        # Silence is watched over all requests together: one may wait long for its turn while others are answered.
-        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT)
-        return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=limits), timeout=timeout)
-
     async def _check(self) -> Path:
         """The directory of the weights. Raises EngineUnavailable with what is missing on this machine."""
         settings, name = self._settings, self._name
@@ -325,8 +327,6 @@ class VllmEngine:
         self._count(devices)
         if settings.python is None and not devices:
             raise EngineUnavailable(self._hardware.why_none, code="no_gpu")
-        if settings.task == "embedding":
-            raise EngineUnavailable("this version runs no embedding models on vLLM yet", code="task_unsupported")
         model = weights(settings, name, self._home)
         if model is None:
             reason = f"weights missing: roundhouse pull {name}, or set `model` to a local path"

@@ -1,0 +1,33 @@
+"""Vectors as results keep them: little-endian float32 in base64, a quarter of what they are as text."""
+
+import base64
+import json
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from broker.errors import EngineError
+
+
+def packed(vector: Sequence[float]) -> str:
+    """Raises struct.error, OverflowError for what is no float32."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def vectors(body: bytes, count: int) -> dict[str, Any]:
+    """The result ``{"embeddings": [base64], "usage": {...}}`` of an upstream's answer to ``count`` inputs.
+
+    Raises EngineError ``bad_answer`` for what is no such answer.
+    """
+    try:
+        answer = json.loads(body)
+        found = {entry["index"]: packed(entry["embedding"]) for entry in answer["data"]}
+        ordered = [found[index] for index in range(count)]
+    except (ValueError, TypeError, KeyError, struct.error, OverflowError) as error:
+        raise EngineError(f"The upstream's answer holds no {count} embeddings.", code="bad_answer") from error
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return {"embeddings": ordered}
+    # vLLM counts here as for chats; there is nothing that was generated.
+    counts = {key: usage[key] for key in ("prompt_tokens", "total_tokens") if isinstance(usage.get(key), int)}
+    return {"embeddings": ordered, **({"usage": counts} if len(counts) == 2 else {})}

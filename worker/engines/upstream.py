@@ -1,0 +1,179 @@
+"""Asks a server that speaks OpenAI's API, and reads its answer.
+
+Asks for a stream, so that a stalled upstream is noticed, and takes ``finish_reason`` as the only proof of success:
+``data: [DONE]`` alone is sent by servers that were aborted, too.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from time import monotonic
+from typing import Any
+
+from aiohttp import ClientResponse
+
+from broker.errors import EngineError, EngineInputError, EngineUnavailable, UpstreamBusy
+from broker.retry import asked_pause
+from ocr.plain_text import well_formed
+from worker.engines.access import Server
+from worker.engines.answers import KINDS, Answer
+from worker.engines.base import Chunk, Delta, Result
+from worker.engines.dialects import Body, Tidier, refused_key, without
+from worker.engines.embeddings import vectors
+from worker.engines.server_events import ServerEvents
+
+# Our own keys in a payload that no upstream knows.
+OURS = frozenset({"simulate", "adapter", "upstream_model", "modelKey"})
+# Seconds between the last event of an answer and the end of its body.
+_END = 0.05
+# Bytes of a list of models; the longest that is known has some hundreds of kilobytes.
+_LONGEST_LIST = 4 * 2**20
+_INPUT_STATUSES = frozenset({400, 404, 405, 413, 415, 422})
+_PATHS = {"chat": "chat/completions", "completion": "completions"}
+
+
+class Upstream:
+    """A ``server`` that speaks OpenAI's API. Its address is that up to /v1."""
+
+    def __init__(self, server: Server) -> None:
+        self.heard = 0.0
+        """When the last chunk of any answer came, of ``time.monotonic()``."""
+        self._server = server
+        # {model: keys of a body that the server has refused for it}
+        self._refused: dict[str, set[str]] = {}
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    async def run(self, task: str, model: str, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
+        """Streams the answer. Raises EngineInputError for a refusal, EngineUnavailable where the server cannot be
+        reached, is overloaded or breaks off, UpstreamTimeout where it is silent for too long, EngineError where it
+        fails or cuts the answer off."""
+        if task == "embedding":
+            yield Result(await self._embed(model, payload))
+            return
+        body = self._body(model, payload) | {"stream": True, "stream_options": {"include_usage": True}}
+        refused = self._refused.setdefault(model, set())
+        for known in refused:
+            body = without(known, body)
+        while True:
+            try:
+                async with aclosing(self._stream(task, body)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            except EngineInputError as error:
+                key = refused_key(error.details.get("status"), error.message, body)
+                if key is None:
+                    raise
+                refused.add(key)
+                body = without(key, body)
+
+    async def _stream(self, task: str, body: Body) -> AsyncGenerator[Chunk, None]:
+        answer, tidier = Answer(KINDS[task]()), Tidier()
+        async with (
+            self._server.exchange("POST", _PATHS[task], _encoded(body)) as response,
+            aclosing(self._events(response)) as events,
+        ):
+            async for data in events:
+                if data == "[DONE]":
+                    await _read_on(response)
+                    break
+                if news := answer.add(tidier.tidy(_chunk(data))):
+                    yield Delta(news)
+        yield Result(answer.result())
+
+    async def _events(self, response: ClientResponse) -> AsyncGenerator[str, None]:
+        await self._check(response)
+        if response.content_type != "text/event-stream":
+            raise EngineUnavailable(f"{self._server.title} answered no stream but {response.content_type}.")
+        events = ServerEvents()
+        async for piece in response.content.iter_any():
+            self.heard = monotonic()
+            for data in events.feed(piece):
+                yield data
+
+    async def _embed(self, model: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The vectors in the order of the inputs, each as little-endian float32 in base64."""
+        body = self._body(model, payload) | {"encoding_format": "float"}
+        async with self._server.exchange("POST", "embeddings", _encoded(body)) as response:
+            await self._check(response)
+            content = await response.read()
+        self.heard = monotonic()
+        # There may be a hundred megabytes of numbers, and other answers do not wait for them.
+        return await asyncio.to_thread(vectors, content, len(payload["input"]))
+
+    async def models(self) -> list[str]:
+        """The names that the server itself lists. Raises as ``run``."""
+        async with self._server.exchange("GET", "models") as response:
+            await self._check(response)
+            body = b""
+            async for piece in response.content.iter_any():
+                body += piece
+                if len(body) > _LONGEST_LIST:
+                    raise EngineError(f"{self._server.title} lists more models than can be read.", code="bad_answer")
+        try:
+            # Gemini's names begin so, and it takes them without.
+            return [str(entry["id"]).removeprefix("models/") for entry in json.loads(body)["data"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise EngineError(f"{self._server.title} answers no list of models.", code="bad_answer") from error
+
+    def _body(self, model: str, payload: Mapping[str, Any]) -> Body:
+        return {key: value for key, value in payload.items() if key not in OURS} | {"model": model}
+
+    async def _check(self, response: ClientResponse) -> None:
+        status = response.status
+        if 200 <= status < 300:
+            return
+        message = _error_message(await response.read()) or response.reason
+        told = f"{self._server.title} answered {status}: {message}"
+        if status in _INPUT_STATUSES:
+            raise EngineInputError(told, status=status)
+        if status in (401, 403):
+            raise EngineInputError(f"{told} (check api_key)", code="upstream_refused_key")
+        raise UpstreamBusy(told, status=status, retry_after=asked_pause(response.headers.get("Retry-After")))
+
+
+def _encoded(body: Body) -> bytes:
+    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+
+
+async def _read_on(response: ClientResponse) -> None:
+    """To the end of the body, which follows at once: only then is the connection kept for the next request."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END):
+            async for _ in response.content.iter_any():
+                """Nothing is said after the end."""
+
+
+def _chunk(data: str) -> Mapping[str, Any]:
+    try:
+        chunk = json.loads(data)
+    except ValueError:
+        raise EngineError(f"The upstream sent what is no JSON: {data[:200]!r}.") from None
+    if not isinstance(chunk, dict):
+        raise EngineError(f"The upstream sent what is no chunk: {data[:200]!r}.")
+    if "error" in chunk:
+        told = f"The upstream failed in mid-stream: {_message_of(chunk)}"
+        status = chunk["error"].get("code") if isinstance(chunk["error"], dict) else None
+        if isinstance(status, int) and status in _INPUT_STATUSES:
+            # vLLM reads a schema only when the status was sent: what it refuses then, it tells so.
+            raise EngineInputError(told, status=status)
+        raise EngineError(told)
+    return chunk
+
+
+def _error_message(body: bytes) -> str:
+    try:
+        return _message_of(json.loads(body))
+    except ValueError:
+        return body[:500].decode(errors="replace")
+
+
+def _message_of(body: Any) -> str:
+    if isinstance(body, list) and body:
+        body = body[0]
+    error = body.get("error", body) if isinstance(body, dict) else body
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return well_formed(str(message)[:1000])
