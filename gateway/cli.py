@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import NoReturn, ParamSpec, get_args
+from typing import Any, NoReturn, ParamSpec, get_args
 
 import click
 from pymongo.errors import PyMongoError
@@ -18,18 +18,24 @@ from broker.database import connect
 from config import Settings, load_settings
 from config.errors import RoundhouseError
 from config.models import Resolution
-from gateway import doctor as health_check
-from gateway import submit_command, supervisor, terminal
-from gateway.client import Client
+from gateway import supervisor
+from gateway.commands import chat as chat_command
+from gateway.commands import doctor as health_check
+from gateway.commands import progress, terminal
+from gateway.commands import submit as submit_command
+from gateway.commands.connection import PATIENCE, base_url, client
+from gateway.commands.weights import pull_weights
+from gateway.documents.result_formats import MEDIA_TYPES
 from gateway.payloads import Instruction, TextChoice
-from gateway.result_formats import MEDIA_TYPES
-from gateway.secrets import admin_password, generate_password
+from gateway.secrets import generate_password
 from gateway.users import Users
-from gateway.weights import pull_weights
+from roundhouse import Client, RoundhouseApiError
 
 P = ParamSpec("P")
 # Seconds that a detached start may take before it is given up; a first start creates the database.
 START_PATIENCE = 120.0
+# Seconds between two looks at a model that is about to change.
+LOOK = 0.5
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -39,7 +45,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except RoundhouseError as error:
+        except (RoundhouseError, RoundhouseApiError) as error:
             _fail(f"{error.message} ({error.code})")
         except PyMongoError as error:
             _fail(f"The database does not answer: {error}")
@@ -50,34 +56,6 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 def _fail(message: str) -> NoReturn:
     click.echo(f"roundhouse: {terminal.plain(message)}", err=True)
     sys.exit(1)
-
-
-def base_url(settings: Settings) -> str:
-    host = settings.server.host
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
-
-
-def client() -> Client:
-    """For ROUNDHOUSE_URL with ROUNDHOUSE_TOKEN or ROUNDHOUSE_USER and _PASSWORD, else for this machine's own."""
-    environ = os.environ
-    if "ROUNDHOUSE_TOKEN" in environ and "ROUNDHOUSE_URL" in environ:
-        return Client(environ["ROUNDHOUSE_URL"], token=environ["ROUNDHOUSE_TOKEN"])
-    if "ROUNDHOUSE_USER" in environ and "ROUNDHOUSE_URL" in environ:
-        user, password = environ["ROUNDHOUSE_USER"], environ.get("ROUNDHOUSE_PASSWORD")
-        return Client(environ["ROUNDHOUSE_URL"], username=user, password=password)
-    settings = load_settings()
-    url = environ.get("ROUNDHOUSE_URL", base_url(settings))
-    if "ROUNDHOUSE_TOKEN" in environ:
-        return Client(url, token=environ["ROUNDHOUSE_TOKEN"])
-    user = environ.get("ROUNDHOUSE_USER", "admin")
-    return Client(url, username=user, password=environ.get("ROUNDHOUSE_PASSWORD") or _password(settings))
-
-
-def _password(settings: Settings) -> str:
-    given = settings.admin_password
-    return admin_password(settings.home, given.get_secret_value() if given else None)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -106,13 +84,13 @@ def up(detach: bool) -> None:
 
 def _up_detached(settings: Settings) -> None:
     with Client(base_url(settings)) as probe:
-        if supervisor.running(settings) is not None and probe.health():
+        if supervisor.running(settings) is not None and probe.healthy():
             click.echo(f"Roundhouse is running already on {base_url(settings)}.", err=True)
             return
         process, log = supervisor.start_detached(settings)
         deadline = time.monotonic() + START_PATIENCE
-        with terminal.spinner("starting mongod, the gateway and a worker"):
-            while not (supervisor.running(settings) and probe.health()):
+        with progress.spinner("starting mongod, the gateway and a worker"):
+            while not (supervisor.running(settings) and probe.healthy()):
                 if process.poll() is not None:
                     _fail(f"The start failed: {_last_line(log)} (all of it: {log})")
                 if time.monotonic() > deadline:
@@ -181,13 +159,25 @@ def submit(
     """Submit a document, wait, and print its text or write its result."""
     submit_command.check(output, wanted, as_json)
     # Who wants to have it wants it made.
-    flag = {"searchable_pdf": "true"} if searchable_pdf or wanted == "pdf" else {}
+    made = searchable_pdf or wanted == "pdf" or None
     with client() as api:
-        told = {"priority": priority, "client": client_label, **fields, **flag}
-        job = submit_command.read(api, file, no_cache=no_cache, **told)
+        told = {"priority": priority, "client": client_label, **fields, "searchable_pdf": made}
+        job = submit_command.read(api, file, no_cache=no_cache or None, **told)
         submit_command.write(api, job, output, wanted, as_json)
     if job["status"] != "completed":
         sys.exit(1)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--system", "-s", help="What to tell the model before the conversation.")
+@click.option("--max-tokens", "-n", type=click.IntRange(min=1), help="The longest answer.")
+@click.option("--temperature", "-t", type=click.FloatRange(0, 2), help="How freely it chooses its words.")
+@click.option("--priority", "-p", type=click.Choice(["high", "normal", "low"]))
+@reports_errors
+def chat(model: str, **told: Any) -> None:
+    """Talk with a model; with a question on standard input, print its answer."""
+    sys.exit(chat_command.run(model, {name: value for name, value in told.items() if value is not None}))
 
 
 @main.command()
@@ -212,7 +202,7 @@ def jobs(status: str | None, model: str | None, limit: int, as_json: bool) -> No
     """List jobs, newest first."""
     with client() as api:
         page = api.jobs(status=status, model=model, limit=limit)
-    terminal.show(page, as_json, terminal.jobs_table)
+    terminal.show(page.body, as_json, terminal.jobs_table)
 
 
 @main.group(invoke_without_command=True)
@@ -223,7 +213,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
     """List the models with their state, or start and stop them."""
     if ctx.invoked_subcommand is None:
         with client() as api:
-            listed = api.models()
+            listed = api.call("GET", "/admin/models")
         terminal.show(listed, as_json, terminal.models_table)
 
 
@@ -272,11 +262,14 @@ for _action, _says in {
 
 def _ask(name: str, action: str, wait: bool, **query: str | None) -> None:
     with client() as api:
-        model = api.act(name, action, **query)
+        given = {key: value for key, value in query.items() if value is not None}
+        model = api.call("POST", f"/admin/models/{name}/{action}", given)
+        # It has been asked for: a gateway that is away now will tell of it later.
+        api.patience = PATIENCE
         if wait and not model["settled"]:
-            with terminal.model_progress(name) as show:
+            with progress.model_progress(name) as show:
                 try:
-                    model = api.until_settled(name, show)
+                    model = _until_settled(api, name, show)
                 except KeyboardInterrupt:
                     click.echo(f"roundhouse: {name} goes on without us; `roundhouse models` shows how.", err=True)
                     sys.exit(130)
@@ -285,13 +278,23 @@ def _ask(name: str, action: str, wait: bool, **query: str | None) -> None:
     terminal.print_text(terminal.model_line(model))
 
 
+def _until_settled(api: Client, name: str, show: progress.Shows) -> dict[str, Any]:
+    """The model once the workers have done what was asked for or have failed to, however long that takes."""
+    while True:
+        model = api.call("GET", f"/admin/models/{name}")
+        show(model)
+        if model["settled"]:
+            return model
+        time.sleep(LOOK)
+
+
 @main.command()
 @click.option("--json", "as_json", is_flag=True)
 @reports_errors
 def ps(as_json: bool) -> None:
     """List the live workers and what they run."""
     with client() as api:
-        alive = api.workers()
+        alive = api.call("GET", "/admin/workers")
     terminal.show(alive, as_json, terminal.workers_table)
 
 
@@ -302,7 +305,7 @@ def ps(as_json: bool) -> None:
 def queue(model: str, as_json: bool) -> None:
     """Show one model's queue."""
     with client() as api:
-        state = api.queue(model)
+        state = api.call("GET", f"/admin/queue/{model}")
     terminal.show(state, as_json, terminal.fields_table)
 
 

@@ -130,6 +130,10 @@ def as_openapi_30(document: Schema) -> Schema:
     return told
 
 
+# Nothing but null: for that 3.0 has no type.
+_NULL: Schema = {"type": "string", "nullable": True, "enum": [None]}
+
+
 def _schemas_30(value: Any) -> Any:
     if isinstance(value, list):
         return [_schemas_30(item) for item in value]
@@ -144,8 +148,10 @@ def _schemas_30(value: Any) -> Any:
     if isinstance(schema.get("examples"), list):
         schema["example"] = schema.pop("examples")[0]
     if "contentMediaType" in schema:
-        del schema["contentMediaType"]
-        schema["format"] = "binary"
+        binary = schema.pop("contentMediaType") == "application/octet-stream"
+        schema |= {"format": "binary"} if binary else {}
+        schema.pop("contentSchema", None)
+    schema.pop("propertyNames", None)
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         limit = schema.get(exclusive)
         if isinstance(limit, int | float) and not isinstance(limit, bool):
@@ -157,10 +163,12 @@ def _schemas_30(value: Any) -> Any:
 
 def _without_null(schema: Schema) -> None:
     """``null`` among the types of a schema becomes ``nullable``."""
+    if schema.get("type") == "null":
+        schema |= _NULL
     kinds = schema.get("anyOf")
     if not isinstance(kinds, list):
         return
-    others = [kind for kind in kinds if kind != {"type": "null"}]
+    others = [kind for kind in kinds if kind != _NULL]
     if len(others) < len(kinds):
         schema["nullable"] = True
         if len(others) == 1:

@@ -9,6 +9,7 @@ from broker.job import Job, Status, parse_job_id
 from broker.results import unpack
 from gateway.auth import Principal, principal_of
 from gateway.context import Context, context, json_body
+from gateway.hops import route_headers
 from gateway.problems import Problem
 from gateway.query import integer
 from gateway.schemas import JobBody, JobList
@@ -51,7 +52,7 @@ async def get_job(request: Request) -> Response:
     wait = wait_seconds(request, gateway.settings)
     job = await wait_for(gateway, asked_job_id(request), whose(principal), wait or 0)
     headers = {"Cache-Control": "no-store"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
-    return json_body(await full_body(gateway, job), headers=headers)
+    return json_body(await full_body(gateway, job), headers=headers | route_headers(job))
 
 
 async def cancel_job(request: Request) -> Response:

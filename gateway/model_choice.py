@@ -1,11 +1,14 @@
 """Which model serves a request, and whether it has room."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from broker.errors import ModelNotFound
 from broker.registry import Worker, first_available
+from config import ModelSettings, OpenaiSettings, Settings
 from gateway.auth import Principal
 from gateway.context import Context
+from gateway.discovered import entry_for
 from gateway.problems import Problem
 
 
@@ -14,7 +17,10 @@ async def choose_model(
 ) -> str:
     """The model that the request names or, if it names none, the first of ``defaults`` that a worker serves or loads.
 
-    Raises ModelNotFound (and remembers what was asked for), or Problem ``wrong_task``, ``no_default_model``.
+    What is not configured may be the model of an upstream, see ``gateway.discovered``.
+
+    Raises ModelNotFound (and remembers what was asked for), or Problem ``wrong_task``, ``no_default_model``,
+    ``model_not_allowed``, ``model_ambiguous``.
     """
     settings = gateway.settings
     if asked is None:
@@ -23,13 +29,30 @@ async def choose_model(
         if chosen is None:
             raise Problem("no_default_model", f"Name a model: the configuration has no defaults.{task}.")
         return chosen
-    name = settings.resolve(asked)
+    name = settings.resolve(asked) or entry_for(settings, task, asked, workers)
     if name is None:
         await gateway.broker.registry.missing(asked, principal.subject)
         raise ModelNotFound(asked)
     if settings.models[name].task != task:
         raise Problem("wrong_task", f"{name} does {settings.models[name].task}, not {task}.", model=name)
     return name
+
+
+def beyond(settings: Settings, asked: str | None) -> dict[str, str]:
+    """What the name that was asked for says beyond its model: an adapter, or the upstream's model."""
+    if (adapter := settings.adapter(asked)) is not None:
+        return {"adapter": adapter}
+    return {} if asked is None or settings.resolve(asked) is not None else {"upstream_model": asked}
+
+
+def require_backend(entry: ModelSettings, model: str, payload: Mapping[str, Any]) -> None:
+    """Raises Problem ``unknown_backend`` where ``modelKey`` is no name of one of the model's servers."""
+    if (key := payload.get("modelKey")) is None:
+        return
+    known = [backend.name for backend in entry.backends] if isinstance(entry, OpenaiSettings) else []
+    if key not in known:
+        told = f"Its backends are {', '.join(known)}." if known else "It has no backends to choose from."
+        raise Problem("unknown_backend", f"{model} has no backend {key!r}. {told}", backends=[*known])
 
 
 async def _loaded_on_demand(gateway: Context, models: Sequence[str], workers: Sequence[Worker]) -> set[str]:

@@ -1,7 +1,7 @@
 """Models and workers as operators see them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from broker.desired import Desired, settled
@@ -9,11 +9,14 @@ from broker.parameters import LiveModels
 from broker.plans import Standing
 from broker.registry import ModelState, Worker
 from gateway.schemas import (
+    BackendBody,
     DesiredBody,
     EngineState,
+    HopCount,
     ModelBody,
     ModelOfWorker,
     ModelOnWorker,
+    ModelStateName,
     WorkerBody,
 )
 from gateway.switch_views import managed, plan_of, state_name
@@ -34,13 +37,15 @@ assert set(_BEST_FIRST) == set(get_args(EngineState))
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is known of all models at one moment. ``counts``: {model: (queued, processing)}."""
+    """What is known of all models at one moment. ``counts``: {model: (queued, processing)}. ``hops``: see
+    ``broker.fallback``."""
 
     models: LiveModels
     desired: Mapping[str, Desired]
     workers: Sequence[Worker]
     counts: Mapping[str, tuple[int, int]]
     plan: Standing
+    hops: Sequence[Mapping[str, Any]]
 
 
 def model_body(name: str, sight: Sight) -> ModelBody:
@@ -68,15 +73,27 @@ def model_body(name: str, sight: Sight) -> ModelBody:
         timeout=entry.timeout,
         max_retries=entry.max_retries,
         parameters=sight.models.changed(name),
+        fallbacks=list(entry.fallbacks),
+        hops=[_hop_count(hop) for hop in sight.hops if hop["from"] == name],
         queued=queued,
         processing=processing,
         workers=runs,
     )
 
 
+def best_state(model: str, workers: Sequence[Worker]) -> ModelStateName:
+    """Of the model on all workers."""
+    states = (state_name(worker, state) for worker in workers if (state := worker.models.get(model)))
+    return min(states, key=_BEST_FIRST.index, default="no worker")
+
+
 def states_of(model: str, workers: Sequence[Worker]) -> list[ModelState]:
     """What the workers that stay say of the model."""
     return [state for worker in workers if not worker.draining and (state := worker.models.get(model))]
+
+
+def _hop_count(hop: Mapping[str, Any]) -> HopCount:
+    return HopCount(to=hop["to"], code=hop["code"], count=hop["count"], last_at=hop["last_at"])
 
 
 def _desired(desired: Desired) -> DesiredBody:
@@ -111,6 +128,7 @@ def _run(worker: Worker, state: ModelState) -> dict[str, Any]:
         "sleep_seconds": state.sleep_seconds,
         "wake_seconds": state.wake_seconds,
         "resolution": state.resolution,
+        "backends": [BackendBody.model_validate(asdict(backend)) for backend in state.backends],
     }
 
 

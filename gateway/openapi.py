@@ -19,6 +19,11 @@ _REF = "#/components/schemas/{model}"
 _METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 
 
+EVENTS = "text/event-stream"
+# Where errors have OpenAI's shape.
+_V1 = "/v1/"
+
+
 class ProblemBody(BaseModel):
     """What went wrong (RFC 9457). `code` is stable; `detail` is for people. Some codes add members of their own."""
 
@@ -27,6 +32,21 @@ class ProblemBody(BaseModel):
     status: int
     detail: str
     code: str
+
+
+class ErrorDetail(BaseModel):
+    """`param`: the part of the request that is at fault, where it is one. `code`: stable, as elsewhere."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """An error as OpenAI's API has it."""
+
+    error: ErrorDetail
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +75,8 @@ class Operation:
     """What one route does with one method, as its clients should know it.
 
     ``problems``: the codes that it may answer with, besides those that any route may. ``body``: media type → what
-    it holds. ``public``: needs no token. ``role``: the one that the token has to have.
+    it holds. ``public``: needs no token. ``role``: the one that the token has to have. ``waits``: the answer is that
+    of a job, or how the job has failed.
     """
 
     tag: str
@@ -68,6 +89,7 @@ class Operation:
     public: bool = False
     role: str | None = None
     database: bool = True
+    waits: bool = False
 
     def codes(self) -> list[str]:
         """All codes that may be answered, each once."""
@@ -85,10 +107,22 @@ Operations = Mapping[tuple[str, str], Operation]
 """(method, path as clients write it, e.g. ``/api/jobs/{id}``) → operation."""
 
 HEADERS: Mapping[str, Schema] = {
+    "Idempotent-Replayed": {
+        "description": "`true`: the answer of the job that the same request has made before.",
+        "schema": {"type": "string", "const": "true"},
+    },
     "Location": {"description": "Where the job is.", "schema": {"type": "string", "format": "uri-reference"}},
     "Preference-Applied": {"description": "The wait that was granted.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}},
     "WWW-Authenticate": {"description": "What the token lacked.", "schema": {"type": "string"}},
+    "X-Cache": {
+        "description": "Whether an earlier answer was used; only where one might have been.",
+        "schema": {"type": "string", "enum": ["hit", "miss"]},
+    },
+    "x-request-id": {
+        "description": "The job's id: it can be looked up, and its answer followed, by that.",
+        "schema": {"type": "string"},
+    },
     "x-ratelimit-limit-requests": {
         "description": "Requests that may come at once.",
         "schema": {"type": "integer"},
@@ -104,6 +138,8 @@ HEADERS: Mapping[str, Schema] = {
 }
 RATE_HEADERS = tuple(name for name in HEADERS if name.startswith("x-ratelimit"))
 _PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After", *RATE_HEADERS), 503: ("Retry-After",)}
+# How a job may fail that is waited for: by its engine's refusal, its end before its time, ours or the upstream's fault.
+_FAILURES = (400, 404, 409, 413, 415, 422, 500, 502, 504)
 _CODE_HEADERS = {"job_not_finished": ("Retry-After",), "page_not_finished": ("Retry-After",)}
 
 
@@ -150,7 +186,10 @@ class _Schemas:
     """The schemas of all models that operations speak of."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        wanted: set[tuple[type[BaseModel], JsonSchemaMode]] = {(ProblemBody, "serialization")}
+        wanted: set[tuple[type[BaseModel], JsonSchemaMode]] = {
+            (ProblemBody, "serialization"),
+            (ErrorBody, "serialization"),
+        }
         for operation in operations:
             wanted |= {(body, "validation") for body in (operation.body or {}).values() if isinstance(body, type)}
             wanted |= {
@@ -169,7 +208,7 @@ def _operation(operation: Operation, name: str, path: str, schemas: _Schemas) ->
         "tags": [operation.tag],
         "operationId": name,
         "summary": operation.summary,
-        "responses": _responses(operation, schemas),
+        "responses": _responses(operation, path, schemas),
     }
     if operation.description:
         described["description"] = operation.description
@@ -193,22 +232,45 @@ def _parameter(parameter: Parameter) -> Schema:
     }
 
 
-def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Schema]:
+def _responses(operation: Operation, path: str, schemas: _Schemas) -> dict[str, Schema]:
     responses: dict[int, Schema] = {}
     for answer in operation.answers:
         # Answers of one status differ in their media types, and are described by the first.
         response = responses.setdefault(answer.status, {"description": answer.description})
         if answer.content is not None:
             content = schemas.of(answer.content, "serialization")
+            if answer.media_type == EVENTS:
+                content = _event(content)
             response.setdefault("content", {})[answer.media_type] = {"schema": content}
         _add_headers(response, answer.headers)
-    for status, codes in _by_status(operation.codes()).items():
+    grouped = _by_status(operation.codes())
+    for status, codes in grouped.items():
         response = responses.setdefault(status, {"description": HTTPStatus(status).phrase})
         response["description"] += f": {', '.join(f'`{code}`' for code in codes)}"
-        response.setdefault("content", {})[MEDIA_TYPE] = {"schema": _problem_schema(codes, schemas)}
+        _add_error(response, path, codes, schemas)
         for headers in (_PROBLEM_HEADERS.get(status, ()), *(_CODE_HEADERS.get(code, ()) for code in codes)):
             _add_headers(response, headers)
+    for status in _FAILURES if operation.waits else ():
+        response = responses.setdefault(status, {"description": HTTPStatus(status).phrase})
+        response["description"] += "; or the job has failed so, and `code` is the job's"
+        response.setdefault("content", {}).update(_error_content(path, schemas))
     return {str(status): responses[status] for status in sorted(responses)}
+
+
+def _event(data: Schema) -> Schema:
+    """Each event of a stream, in the words of OpenAPI 3.2, as older ones have none. ``data``: what it holds."""
+    text: Schema = {"type": "string"}
+    if data != text:
+        text |= {"contentMediaType": "application/json", "contentSchema": data}
+    properties = {"id": {"type": "string"}, "event": {"type": "string"}, "data": text}
+    return {"type": "object", "properties": properties, "required": ["data"]}
+
+
+def _add_error(response: Schema, path: str, codes: list[str], schemas: _Schemas) -> None:
+    if path.startswith(_V1):
+        response.setdefault("content", {}).update(_error_content(path, schemas))
+    else:
+        response.setdefault("content", {})[MEDIA_TYPE] = {"schema": _problem_schema(codes, schemas)}
 
 
 def _by_status(codes: Iterable[str]) -> dict[int, list[str]]:
@@ -216,6 +278,12 @@ def _by_status(codes: Iterable[str]) -> dict[int, list[str]]:
     for code in codes:
         grouped.setdefault(STATUS[code], []).append(code)
     return grouped
+
+
+def _error_content(path: str, schemas: _Schemas) -> Schema:
+    if path.startswith(_V1):
+        return {"application/json": {"schema": schemas.of(ErrorBody, "serialization")}}
+    return {MEDIA_TYPE: {"schema": schemas.of(ProblemBody, "serialization")}}
 
 
 def _problem_schema(codes: list[str], schemas: _Schemas) -> Schema:

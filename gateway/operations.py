@@ -1,6 +1,5 @@
 """What every route does, for ``/openapi.json``. A route that is missing here fails a contract test."""
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
@@ -8,10 +7,14 @@ from pydantic import BaseModel
 
 from broker.job import Status
 from config.models import Resolution
-from gateway.admin_operations import ADMIN_OPERATIONS
-from gateway.ocr_operations import OCR_OPERATIONS
+from gateway.admin.cache import CACHE_OPERATIONS
+from gateway.admin.operations import ADMIN_OPERATIONS
+from gateway.answer_operations import ANSWER_OPERATIONS
+from gateway.documents.operations import OCR_OPERATIONS
 from gateway.openapi import RATE_HEADERS, Answer, Operation, Operations, Parameter
+from gateway.parameters import HOW_TO_RUN, HOW_TO_RUN_PROBLEMS, JOB_ID, PREFER, TEXT, WAIT
 from gateway.payloads import ChatRequest, OcrFields, OcrRequest
+from gateway.query import LONGEST
 from gateway.schemas import (
     Accepted,
     Body,
@@ -19,11 +22,19 @@ from gateway.schemas import (
     JobBody,
     JobList,
 )
+from gateway.v1.batches.operations import FILE_OPERATIONS
+from gateway.v1.operations import V1_OPERATIONS
+from gateway.v1.requests import EmbeddingRequest
+from gateway.v1.responses.operations import RESPONSE_OPERATIONS
+from gateway.webhooks.operations import WEBHOOK_OPERATIONS
 
 VERSION = version("roundhouse")
 DESCRIPTION = """\
 Roundhouse keeps model engines warm and runs jobs on them: POST a document or a chat, and poll, or wait for, its
-result. Get a token from `/auth/token` first. Errors are `application/problem+json` with a stable `code`."""
+result. Get a token from `/auth/token` first. Errors are `application/problem+json` with a stable `code`.
+
+Many jobs are followed on one connection by the WebSocket `/ws/jobs`, which OpenAPI cannot describe: see
+`docs/websocket.md`."""
 
 
 class TokenForm(Body):
@@ -58,11 +69,6 @@ class TokenError(Body):
     ]
 
 
-_TEXT: Mapping[str, Any] = {"type": "string"}
-_SECONDS: Mapping[str, Any] = {"type": "integer", "minimum": 0}
-_JOB_ID = Parameter("id", "path", "The job's `request_id`.", _TEXT)
-_WAIT = Parameter("wait", "query", "Seconds to wait for the result, up to `server.max_wait`.", _SECONDS)
-_PREFER = Parameter("Prefer", "header", "`wait=N` (RFC 7240): as the query parameter, which goes before it.", _TEXT)
 _RESOLUTION = Parameter(
     "X-Resolution",
     "header",
@@ -74,30 +80,9 @@ _CACHE_CONTROL = Parameter(
     "header",
     "`no-cache`: read it anew. Else a document of yours that the same model has read whole before, with the same "
     "options, is answered with what was read then: such a job is completed as it is accepted.",
-    _TEXT,
+    TEXT,
 )
-_SUBMIT_PARAMETERS = (
-    Parameter(
-        "X-Client-ID",
-        "header",
-        "A label of your own, kept with the job; jobs can be listed by it.",
-        {"type": "string", "minLength": 1, "maxLength": 128},
-    ),
-    Parameter(
-        "X-Priority",
-        "header",
-        "How soon; the role caps it. Without it: normal.",
-        {"type": "string", "enum": ["high", "normal", "low"]},
-    ),
-    Parameter(
-        "Idempotency-Key",
-        "header",
-        "The same key and content again, as long as the job is kept, is the same job.",
-        {"type": "string", "minLength": 1, "maxLength": 255},
-    ),
-    _PREFER,
-    _WAIT,
-)
+_SUBMIT_PARAMETERS = (*HOW_TO_RUN, PREFER, WAIT)
 
 
 def _query_of(model: type[BaseModel], note: str) -> tuple[Parameter, ...]:
@@ -105,6 +90,9 @@ def _query_of(model: type[BaseModel], note: str) -> tuple[Parameter, ...]:
     found = []
     for name, schema in model.model_json_schema()["properties"].items():
         described = {"anyOf": [kind for kind in schema["anyOf"] if kind.get("type") != "null"]}
+        for kind in described["anyOf"]:
+            if kind.get("type") == "string" and "enum" not in kind:
+                kind["maxLength"] = min(kind.get("maxLength", LONGEST), LONGEST)
         shape = described["anyOf"][0] if len(described["anyOf"]) == 1 else described
         found.append(Parameter(name, "query", f"{schema.get('description', '')} {note}".strip(), shape))
     return tuple(found)
@@ -128,33 +116,23 @@ _SUBMIT_ANSWERS = (
         200,
         "The job ended within the wait that was asked for; its `status` says how",
         JobBody,
-        ("Location", "Preference-Applied", "Idempotent-Replayed", *RATE_HEADERS),
+        ("Location", "Preference-Applied", "Idempotent-Replayed", "X-Cache", *RATE_HEADERS),
     ),
     Answer(
         202,
         "The job is stored and will be run",
         Accepted,
-        ("Location", "Preference-Applied", "Idempotent-Replayed", *RATE_HEADERS),
+        ("Location", "Preference-Applied", "Idempotent-Replayed", "X-Cache", *RATE_HEADERS),
     ),
 )
 _SUBMIT_PROBLEMS = (
+    *HOW_TO_RUN_PROBLEMS,
     "empty_body",
     "file_missing",
-    "idempotency_conflict",
-    "invalid_client_id",
-    "invalid_idempotency_key",
     "invalid_json",
-    "invalid_priority",
     "invalid_query",
     "invalid_request",
-    "invalid_wait",
-    "model_not_found",
     "no_default_model",
-    "payload_too_large",
-    "priority_not_allowed",
-    "queue_full",
-    "rate_limited",
-    "wrong_task",
 )
 
 OPERATIONS: Operations = {
@@ -229,15 +207,23 @@ OPERATIONS: Operations = {
         answers=_SUBMIT_ANSWERS,
         problems=_SUBMIT_PROBLEMS,
     ),
+    ("POST", "/api/embeddings"): Operation(
+        tag="jobs",
+        summary="Submit texts to be turned into vectors",
+        parameters=_SUBMIT_PARAMETERS,
+        body={"application/json": EmbeddingRequest},
+        answers=_SUBMIT_ANSWERS,
+        problems=_SUBMIT_PROBLEMS,
+    ),
     ("GET", "/api/jobs"): Operation(
         tag="jobs",
         summary="List your jobs, newest first",
         description="An admin sees everybody's.",
         parameters=(
             Parameter("status", "query", "Only these.", {"type": "string", "enum": [*Status]}),
-            Parameter("model", "query", "Only those of this model.", _TEXT),
-            Parameter("client", "query", "Only those with this `X-Client-ID`.", _TEXT),
-            Parameter("cursor", "query", "`next_cursor` of the list before.", _TEXT),
+            Parameter("model", "query", "Only those of this model.", TEXT),
+            Parameter("client", "query", "Only those with this `X-Client-ID`.", TEXT),
+            Parameter("cursor", "query", "`next_cursor` of the list before.", TEXT),
             Parameter("limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
         ),
         answers=(Answer(200, "Jobs, and where to go on", JobList),),
@@ -246,7 +232,7 @@ OPERATIONS: Operations = {
     ("GET", "/api/jobs/{id}"): Operation(
         tag="jobs",
         summary="Look a job up, or wait for it",
-        parameters=(_JOB_ID, _PREFER, _WAIT),
+        parameters=(JOB_ID, PREFER, WAIT),
         answers=(Answer(200, "The job, with its result if it is completed", JobBody, ("Preference-Applied",)),),
         problems=("file_missing", "invalid_wait", "job_not_found"),
     ),
@@ -254,12 +240,18 @@ OPERATIONS: Operations = {
         tag="jobs",
         summary="Cancel a job",
         description="Final at once, also while the job is processing. To cancel twice is no error.",
-        parameters=(_JOB_ID,),
+        parameters=(JOB_ID,),
         answers=(Answer(200, "The cancelled job", JobBody),),
         problems=("job_finished", "job_not_found"),
     ),
     **OCR_OPERATIONS,
+    **ANSWER_OPERATIONS,
+    **WEBHOOK_OPERATIONS,
+    **V1_OPERATIONS,
+    **FILE_OPERATIONS,
+    **RESPONSE_OPERATIONS,
     **ADMIN_OPERATIONS,
+    **CACHE_OPERATIONS,
     ("GET", "/openapi.json"): Operation(
         tag="service",
         summary="This document",

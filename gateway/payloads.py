@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from config.models import Resolution
-from gateway import page_ranges
+from gateway.documents import page_ranges
 
 MAX_TEXT = 1_000_000
 """Characters of one text."""
@@ -23,6 +23,7 @@ MAX_TEXT = 1_000_000
 # What Tesseract calls a language (eng, chi_sim, script/Latin without its slash). It becomes part of a command line.
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,10}(_[A-Za-z0-9]{2,10}){0,3}$")]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+BackendName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 TextChoice = Literal["auto", "ocr", "embedded"]
 Instruction = Literal["document", "text", "ocr", "figure", "describe", "locate"]
@@ -39,6 +40,15 @@ class Payload(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
     )
+
+
+def tag_of(value: object) -> str | None:
+    """The ``type`` of what is sent, by which its model is chosen; None where it has none.
+
+    It stands in angle brackets, so that ``gateway.body`` can tell it from the keys of a body in an error's path.
+    """
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"<{kind}>" if isinstance(kind, str) else None
 
 
 class TextPart(Payload):
@@ -73,16 +83,10 @@ class FilePart(Payload):
     file: FileData
 
 
-def _kind(part: object) -> str | None:
-    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
-    return f"<{kind}>" if isinstance(kind, str) else None
-
-
-# The tags stand in angle brackets, so that ``gateway.body`` can tell them from the keys of a body in an error's path.
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")] | Annotated[FilePart, Tag("<file>")],
     Discriminator(
-        _kind, custom_error_type="part_type", custom_error_message="A part needs the type text, image_url or file"
+        tag_of, custom_error_type="part_type", custom_error_message="A part needs the type text, image_url or file"
     ),
 ]
 
@@ -168,7 +172,36 @@ class OcrOptions(ReadingOptions):
     """Whether to make a PDF of the page images with the text under them, too. Tesseract can."""
 
 
-class OcrRequest(Payload):
+WebhookEvent = Literal["job.completed", "job.failed", "job.timeout", "job.cancelled"]
+
+
+def _as_events(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+class WebhookFields(Payload):
+    """Who is to be told that the job has ended. The headers X-Webhook-URL and X-Webhook-Events go before these."""
+
+    webhook_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """An address that is told of the job's end, if `outbound.webhooks` is on."""
+    webhook_events: (
+        Annotated[
+            list[WebhookEvent],
+            Field(min_length=1, max_length=4),
+            BeforeValidator(_as_events, json_schema_input_type=str | list[WebhookEvent]),
+        ]
+        | None
+    ) = None
+    """Of which ends, as a list or joined by commas; unset: of any."""
+
+    @model_validator(mode="after")
+    def _events_of_something(self) -> Self:
+        if self.webhook_events is not None and self.webhook_url is None:
+            raise PydanticCustomError("webhook", "webhook_events goes only with webhook_url")
+        return self
+
+
+class OcrRequest(WebhookFields):
     """One document in an `image_url` or `file` part. The texts, if any, are the prompt."""
 
     model: ModelName | None = None
@@ -181,7 +214,7 @@ class OcrRequest(Payload):
     stream: Literal[False] = False
 
 
-class OcrFields(ReadingOptions):
+class OcrFields(ReadingOptions, WebhookFields):
     """What a form's fields, or the query of a request with the document as its body, may say."""
 
     model: ModelName | None = None
@@ -233,14 +266,17 @@ class Sampling(Payload):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Sampling, WebhookFields):
     """A conversation as `messages`, or one question as `message`, with `system` if wanted."""
 
     model: ModelName | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)] | None = None
     message: Text | None = None
     system: Text | None = None
-    stream: Literal[False] = False
+    model_key: Annotated[BackendName | None, Field(alias="modelKey")] = None
+    """One of the model's backends, by its name."""
+    stream: bool = False
+    """Whether the answer can be followed while it is generated, by the job's events."""
     simulate: Simulate | None = None
 
     @model_validator(mode="after")
@@ -257,3 +293,14 @@ class ChatRequest(Sampling):
             return [{"role": message.role, "content": message.text} for message in self.messages]
         told = [{"role": "system", "content": self.system}] if self.system else []
         return [*told, {"role": "user", "content": self.message or ""}]
+
+
+class InferenceRequest(Payload):
+    """A text to go on with."""
+
+    prompt: Text
+    model: ModelName | None = None
+    """A model's name or alias; unset: the first of `defaults.chat` that a worker serves."""
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    simulate: Simulate | None = None

@@ -4,6 +4,8 @@ from starlette.requests import Request
 
 from gateway.problems import Problem
 
+# Characters of a value: a URL may have 64 KB in all, and a character takes up to twelve bytes there.
+LONGEST = 2048
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 

@@ -2,13 +2,22 @@
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from gateway import admin, admin_models, admin_switch, events, jobs, results, submit
+from gateway import events, inference, jobs, model_list, submit
+from gateway.admin import cache as admin_cache
+from gateway.admin import history as admin
+from gateway.admin import models as admin_models
+from gateway.admin import switch as admin_switch
 from gateway.auth import grant_token
 from gateway.context import context
 from gateway.docs import DOCS_ROUTES
+from gateway.documents import results
 from gateway.health import health
+from gateway.model_names import MODEL
+from gateway.v1.routes import V1_ROUTES
+from gateway.webhooks import routes as webhooks
+from gateway.websocket.jobs import ws_jobs
 
 
 async def token(request: Request) -> Response:
@@ -21,6 +30,9 @@ ROUTES: list[BaseRoute] = [
     Route("/auth/token", token, methods=["POST"]),
     Route("/api/ocr", submit.submit_ocr, methods=["POST"]),
     Route("/api/chat", submit.submit_chat, methods=["POST"]),
+    Route("/api/chat/stream", inference.stream_chat, methods=["POST"]),
+    Route("/api/embeddings", submit.submit_embeddings, methods=["POST"]),
+    Route("/api/models", model_list.list_models, methods=["GET"]),
     Route("/api/jobs", jobs.list_jobs, methods=["GET"]),
     Route("/api/jobs/{id}", jobs.get_job, methods=["GET"]),
     Route("/api/jobs/{id}", jobs.cancel_job, methods=["DELETE"]),
@@ -28,19 +40,28 @@ ROUTES: list[BaseRoute] = [
     Route("/api/jobs/{id}/pages/{number}", results.get_page, methods=["GET"]),
     Route("/api/jobs/{id}/files/{name}", results.get_file, methods=["GET"]),
     Route("/api/jobs/{id}/events", events.get_events, methods=["GET"]),
+    Route("/api/jobs/{id}/deliveries", webhooks.get_deliveries, methods=["GET"]),
+    Route("/api/webhook-secret", webhooks.get_secret, methods=["GET"]),
+    Route("/api/webhook-secret/rotate", webhooks.rotate_secret, methods=["POST"]),
+    *V1_ROUTES,
+    Route("/v1/inference/complete", inference.complete, methods=["POST"]),
+    Route("/v1/inference/stream", inference.stream, methods=["POST"]),
+    WebSocketRoute("/ws/jobs", ws_jobs),
     Route("/admin/models", admin_models.models, methods=["GET"]),
     *(
-        Route(f"/admin/models/{{model:path}}/{action}", endpoint, methods=["POST"], name=f"{action}_model")
+        Route(f"/admin/models/{MODEL}/{action}", endpoint, methods=["POST"], name=f"{action}_model")
         for action, endpoint in admin_models.ACTIONS.items()
     ),
-    Route("/admin/models/{model:path}", admin_models.model, methods=["GET"]),
-    Route("/admin/models/{model:path}", admin_models.change_parameters, methods=["PATCH"]),
+    Route(f"/admin/models/{MODEL}", admin_models.model, methods=["GET"]),
+    Route(f"/admin/models/{MODEL}", admin_models.change_parameters, methods=["PATCH"]),
     Route("/admin/workers", admin_models.workers, methods=["GET"]),
     Route("/admin/auto-switch", admin_switch.auto_switch, methods=["GET"]),
     Route("/admin/ocr/resolution", admin_models.ocr_resolution, methods=["POST"]),
-    Route("/admin/queue/{model:path}", admin.queue, methods=["GET"]),
+    Route(f"/admin/queue/{MODEL}", admin.queue, methods=["GET"]),
     Route("/admin/crashes", admin.crashes, methods=["GET"]),
     Route("/admin/missing-models", admin.missing_models, methods=["GET"]),
     Route("/admin/scheduler", admin.scheduler, methods=["GET"]),
+    Route("/admin/cache", admin_cache.cache, methods=["GET"]),
+    Route("/admin/cache", admin_cache.clear_cache, methods=["DELETE"]),
     *DOCS_ROUTES,
 ]

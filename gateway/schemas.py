@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from broker.parameters import Parameters
 
-Task = Literal["chat", "ocr", "embedding"]
+Task = Literal["chat", "completion", "ocr", "embedding"]
 Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "processing", "completed", "failed", "timeout", "cancelled"]
 EngineState = Literal["stopped", "starting", "ready", "sleeping", "draining", "stopping", "failed", "unavailable"]
@@ -46,6 +46,16 @@ class PageStanding(Body):
     status: Literal["processing", "completed", "blank", "failed"]
 
 
+class Hop(Body):
+    """A model that a job has left for another, which stood in."""
+
+    model: str
+    code: str
+    """Why: that of its last error there, or `queue_full`."""
+    message: str
+    at: datetime
+
+
 class JobBody(Body):
     """A job. ``result`` has the shape of its task. What there is of pages is null where it is about no document."""
 
@@ -81,6 +91,8 @@ class JobBody(Body):
     error: JobError | None
     errors: list[AttemptError]
     """One entry for each failed attempt."""
+    hops: list[Hop]
+    """The models that it was with before; `attempts` counts those of `model`."""
     links: Links
 
 
@@ -152,6 +164,30 @@ class Health(Body):
     models: list[ModelHealth] | None = None
 
 
+class BackendBody(Body):
+    """One server of a model, as one worker sees it."""
+
+    name: str
+    address: str
+    state: Literal["closed", "open", "half-open"]
+    """Of its circuit breaker: requests go there; none do; one tries whether it is back."""
+    retry_in: float
+    """Seconds until a request goes there again; 0 where they do."""
+    running: int
+    latency: float | None
+    """Seconds that it took of late until an answer began."""
+    last_error: str | None
+
+
+class HopCount(Body):
+    """How often jobs went from this model to another."""
+
+    to: str
+    code: str
+    count: int
+    last_at: datetime
+
+
 class ModelRun(Body):
     """What one worker says of one model. Seconds are those of the last time; null where nothing is known."""
 
@@ -174,6 +210,8 @@ class ModelRun(Body):
     sleep_seconds: float | None
     wake_seconds: float | None
     resolution: str | None
+    backends: list[BackendBody]
+    """The servers of a model that runs elsewhere."""
 
 
 class ModelOnWorker(ModelRun):
@@ -220,6 +258,10 @@ class ModelBody(Body):
     max_retries: int
     parameters: Parameters
     """What has been changed while it ran, and goes before the configuration."""
+    fallbacks: list[str]
+    """Models that stand in, in this order."""
+    hops: list[HopCount]
+    """How often they did, since the database is there; the latest first."""
     queued: int
     processing: int
     workers: list[ModelOnWorker]

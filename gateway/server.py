@@ -17,9 +17,13 @@ from broker.parent import die_with_parent
 from config import Settings, load_settings
 from config.errors import RoundhouseError
 from gateway.app import create_app
+from gateway.websocket.jobs import MAX_MESSAGE
 
 # Seconds for answers under way when the gateway stops. Long-polls are sent home at once.
 GRACE = 10
+# Seconds for which a connection is kept between two requests: longer than clients and the balancers between keep one
+# (60 s at most, as they come), or they would send a request on one that is just being closed.
+KEEP_ALIVE = 75
 
 
 class GatewayServer(uvicorn.Server):
@@ -35,18 +39,28 @@ class GatewayServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
-    """Serves until SIGTERM or SIGINT."""
-    broker = await Broker.open(settings)
-    config = uvicorn.Config(
+def configured(settings: Settings, broker: Broker) -> uvicorn.Config:
+    """The application on uvicorn, as it is always served."""
+    return uvicorn.Config(
         create_app(settings, broker),
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE,
-        ws="none",
+        timeout_keep_alive=KEEP_ALIVE,
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=settings.server.heartbeat,
+        # A slow reader's answer may take any time; of one who has vanished TCP tells.
+        ws_ping_timeout=None,
+        ws_per_message_deflate=False,
     )
-    await GatewayServer(config, broker).serve(sockets=[listener])
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    broker = await Broker.open(settings)
+    await GatewayServer(configured(settings, broker), broker).serve(sockets=[listener])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

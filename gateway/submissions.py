@@ -1,7 +1,5 @@
 """Requests → submissions: what a client sent, checked, and in one form whichever of the ways in it took."""
 
-import base64
-import binascii
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -16,30 +14,52 @@ from broker.job import Priority
 from broker.media import sniff
 from config import Settings
 from config.models import Resolution
+from gateway.answer_cache import Asked, asked_cache
 from gateway.auth import Principal
 from gateway.body import body_chunks, parse_json, read_body, too_large, validated
-from gateway.payloads import ChatRequest, FilePart, ImagePart, OcrFields, OcrOptions, OcrRequest, TextPart
+from gateway.data_urls import decoded
+from gateway.payloads import (
+    ChatRequest,
+    FilePart,
+    ImagePart,
+    OcrFields,
+    OcrOptions,
+    OcrRequest,
+    TextPart,
+    WebhookFields,
+)
 from gateway.problems import Problem
+from gateway.query import LONGEST
+from gateway.webhooks.messages import Webhook, from_fields, from_headers
 
 CHAT_LIMIT = 2**20
 """Bytes of a chat request's body."""
 
 # What surrounds a document of the full size: the texts of a JSON body, the fields and headers of a form.
-_ENVELOPE = 2**20
+ENVELOPE = 2**20
 _READING = OcrFields.model_fields.keys() & OcrOptions.model_fields.keys()
+# What of a chat is about the job, or becomes its messages.
+_NO_SAMPLING = {"model", "messages", "message", "system", "stream", *WebhookFields.model_fields}
 _TYPES = "JPEG, PNG, WebP, BMP, TIFF and PDF"
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 _WAIT = re.compile(r"[0-9]{1,6}")
 _DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
-    """How a job is to be queued and answered. ``wait`` in seconds; None: answer at once. ``key``: Idempotency-Key."""
+    """How a job is to be queued and answered. ``wait`` in seconds; None: answer at once. ``key``: Idempotency-Key.
+    ``timeout``: seconds for each attempt; None: the model's. ``webhook``: who is told of its end. ``cache``: whether an
+    answer may be used again; None: as the model's entry says. ``fresh``: no earlier one is wanted."""
 
     client: str | None
     priority: Priority
     wait: int | None
     key: str | None = None
+    timeout: float | None = None
+    webhook: Webhook | None = None
+    cache: Asked | None = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +75,23 @@ class OcrSubmission:
     model: str | None
     prompt: str | None
     options: Mapping[str, Any]
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatSubmission:
-    """A conversation. ``payload``: ``messages`` (role and content, both str), and of the sampling what was given."""
+    """A conversation. ``payload``: ``messages`` (role and content, both str), and of the sampling what was given.
+    ``stream``: its answer is to be followed while it is generated."""
 
     model: str | None
     payload: dict[str, Any]
+    stream: bool = False
+    webhook: Webhook | None = None
 
 
 def submit_options(request: Request, settings: Settings, principal: Principal) -> SubmitOptions:
-    """Raises Problem ``invalid_client_id``, ``invalid_priority``, ``priority_not_allowed`` or ``invalid_wait``."""
+    """Raises Problem ``invalid_cache``, ``invalid_client_id``, ``invalid_idempotency_key``, ``invalid_priority``,
+    ``invalid_timeout``, ``invalid_wait``, ``invalid_webhook`` or ``priority_not_allowed``."""
     role = settings.auth.roles.get(principal.role)
     # A role that the configuration no longer has may ask for nothing.
     highest = Priority.LOW if role is None else Priority(role.max_priority)
@@ -75,7 +100,17 @@ def submit_options(request: Request, settings: Settings, principal: Principal) -
         priority=priority_of(request.headers.get("x-priority"), principal.role, highest),
         wait=wait_seconds(request, settings),
         key=_idempotency_key(request.headers.get("idempotency-key")),
+        timeout=_timeout(request.headers.get("x-timeout")),
+        webhook=from_headers(request.headers),
+        cache=asked_cache(request.headers.get("x-cache")),
+        fresh=no_cache(request),
     )
+
+
+def _timeout(asked: str | None) -> float | None:
+    if asked is not None and not (_SECONDS.fullmatch(asked) and float(asked) >= 1):
+        raise Problem("invalid_timeout", f"X-Timeout has to be a number of seconds from 1, e.g. 30, not {asked!r}.")
+    return None if asked is None else float(asked)
 
 
 def _idempotency_key(key: str | None) -> str | None:
@@ -140,8 +175,9 @@ async def read_chat(request: Request, limit: int = CHAT_LIMIT) -> ChatSubmission
     """
     _check_query(request.query_params, {})
     chat = validated(ChatRequest, parse_json(await read_body(request, limit)))
-    sampling = chat.model_dump(exclude={"model", "messages", "message", "system", "stream"}, exclude_none=True)
-    return ChatSubmission(chat.model, {"messages": chat.conversation(), **sampling})
+    sampling = chat.model_dump(exclude=_NO_SAMPLING, exclude_none=True, by_alias=True)
+    payload = {"messages": chat.conversation(), **sampling}
+    return ChatSubmission(chat.model, payload, chat.stream, from_fields(chat))
 
 
 async def read_ocr(request: Request, max_upload: int) -> OcrSubmission:
@@ -155,7 +191,7 @@ async def read_ocr(request: Request, max_upload: int) -> OcrSubmission:
     match request.headers.get("content-type", "").partition(";")[0].strip().lower():
         case "application/json":
             _check_query(request.query_params, {})
-            limit = max_upload * 4 // 3 + _ENVELOPE
+            limit = max_upload * 4 // 3 + ENVELOPE
             body = await read_body(request, limit, max_upload)
             return from_json_request(validated(OcrRequest, parse_json(body)), max_upload, resolution)
         case "multipart/form-data":
@@ -185,6 +221,10 @@ def _check_query(query: QueryParams, known: Mapping[str, Any]) -> None:
 
 def _checked_fields(query: QueryParams, where: str) -> OcrFields:
     _check_query(query, OcrFields.model_fields)
+    for name, value in query.items():
+        if len(value) > LONGEST:
+            limit = f"{name} has {len(value):,} characters, and in a URL there is room for {LONGEST:,}"
+            raise Problem("invalid_query", f"{limit}; send a form or JSON.")
     return validated(OcrFields, {name: query[name] for name in query if name != "wait"}, within=(where,))
 
 
@@ -200,7 +240,7 @@ class _FormParser(MultiPartParser):
 async def _read_form(request: Request, max_upload: int, resolution: Resolution | None) -> OcrSubmission:
     if request.headers.get("content-length") == "0":
         raise Problem("empty_body", "The request has no body.")
-    limit = max_upload + _ENVELOPE
+    limit = max_upload + ENVELOPE
 
     async def whole() -> AsyncGenerator[bytes, None]:
         async with aclosing(body_chunks(request, limit, max_upload)) as chunks:
@@ -211,7 +251,7 @@ async def _read_form(request: Request, max_upload: int, resolution: Resolution |
             raise MultiPartException("It breaks off before its closing boundary.")
 
     stream = whole()
-    parser = _FormParser(request.headers, stream, max_files=8, max_fields=16, max_part_size=_ENVELOPE)
+    parser = _FormParser(request.headers, stream, max_files=8, max_fields=16, max_part_size=ENVELOPE)
     # The whole body is bounded already, so nothing needs a detour over the disk.
     parser.spool_max_size = limit
     try:
@@ -252,7 +292,8 @@ def _submission(
     options = OcrOptions.model_validate({"languages": fields.language, **reading, **header})
     media_type = checked_media_type(document, limit)
     prompt = fields.prompt or None
-    return OcrSubmission(document, media_type, safe_name(filename), fields.model, prompt, _given(options))
+    webhook = from_fields(fields)
+    return OcrSubmission(document, media_type, safe_name(filename), fields.model, prompt, _given(options), webhook)
 
 
 def _given(options: OcrOptions) -> dict[str, Any]:
@@ -295,6 +336,7 @@ def from_json_request(request: OcrRequest, max_upload: int, resolution: Resoluti
         model=request.model,
         prompt="\n".join(part.text for part in parts if isinstance(part, TextPart)) or None,
         options=_given(request.options) | {key: value for key, value in told.items() if value is not None},
+        webhook=from_fields(request),
     )
 
 
@@ -315,9 +357,8 @@ def decode_data_url(url: str, limit: int) -> bytes:
     if not head[2].lower().endswith(";base64"):
         raise Problem("invalid_base64", "The data: URL has to say ';base64' before its comma.")
     try:
-        encoded = url[head.end() :].encode("ascii").translate(None, b" \t\r\n")
-        document = base64.b64decode(encoded, validate=True)
-    except (UnicodeEncodeError, binascii.Error) as error:
+        _, document = decoded(url[head.end() :])
+    except ValueError as error:
         raise Problem("invalid_base64", "The document in the data: URL is not valid base64.") from error
     if len(document) > limit:
         raise too_large(limit)

@@ -9,8 +9,7 @@ from broker.desired import Desired, Wanted
 from broker.plans import Order, Overview, Standing
 from broker.registry import ModelState, Worker
 from broker.switching import STALE
-from gateway.schemas import EngineState
-from gateway.switch_schemas import (
+from gateway.admin.switch_schemas import (
     AutoSwitch,
     MemoryDevice,
     Residence,
@@ -19,6 +18,7 @@ from gateway.switch_schemas import (
     SwitchForecast,
     SwitchWaiting,
 )
+from gateway.schemas import EngineState
 
 _BEST_FIRST = (Wanted.RUNNING, Wanted.SLEEPING, Wanted.STOPPED)
 

@@ -9,6 +9,7 @@ from broker.positions import Position
 from gateway.schemas import (
     Accepted,
     AttemptError,
+    Hop,
     JobBody,
     JobError,
     JobProgress,
@@ -17,6 +18,7 @@ from gateway.schemas import (
     PageStanding,
     Task,
 )
+from gateway.vectors import numbers
 
 
 def links(job: Job) -> Links:
@@ -64,8 +66,9 @@ def job_body(
         max_retries=job.max_retries,
         worker=job.worker,
         cached_from=None if job.pages_of is None else str(job.pages_of),
-        result=None if result is None else _for_client(job, result),
+        result=None if result is None else for_client(job, result),
         errors=[AttemptError(**error) for error in job.errors],
+        hops=[Hop(**hop) for hop in job.hops],
     )
 
 
@@ -82,10 +85,17 @@ def file_link(job: Job, name: str) -> str:
     return f"/api/jobs/{job.id}/files/{name}"
 
 
-def _for_client(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with links to its files."""
+def for_client(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with links to its files. Of several choices the first is the answer, and all stand beside it."""
     links = {"files": {name: file_link(job, name) for name in job.files}}
-    return dict(result) | (links if job.files else {})
+    told = dict(result) | (links if job.files else {})
+    if job.task == "embedding":
+        return told | {"embeddings": [numbers(vector) for vector in told["embeddings"]]}
+    if job.task == "ocr":
+        return told
+    first, *others = told.pop("choices")
+    answer = {key: value for key, value in first.items() if key != "index"}
+    return answer | told | ({"choices": [first, *others]} if others else {})
 
 
 def accepted(job: Job, position: Position, workers: int, message: str | None) -> Accepted:

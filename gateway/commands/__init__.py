@@ -1,0 +1,1 @@
+"""The ``roundhouse`` command, from the side of its user."""

@@ -1,0 +1,1 @@
+"""What is told of documents and their pages."""

@@ -1,0 +1,1 @@
+"""OpenAI's API, as views of the same jobs."""

@@ -1,0 +1,1 @@
+"""Webhooks: being told that a job has ended."""

@@ -1,0 +1,1 @@
+"""``/ws/jobs``: many jobs on one WebSocket."""
