@@ -1,11 +1,13 @@
 """One real mongod for the whole test run, shared by all pytest-xdist workers, and a fresh database per test."""
 
 import asyncio
+import gc
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,25 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if warden := config.stash.get(_WARDEN, None):
         warden.communicate()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that hangs is ended by ``faulthandler_timeout``; just before, it is told what its tasks wait for."""
+    hung = threading.Timer(float(item.config.getini("faulthandler_timeout")) - 10, _tell_tasks, [item.nodeid])
+    hung.daemon = True
+    hung.start()
+    try:
+        return (yield)
+    finally:
+        hung.cancel()
+
+
+def _tell_tasks(test: str) -> None:
+    print(f"{test} hangs", file=sys.__stderr__)
+    for task in [found for found in gc.get_objects() if isinstance(found, asyncio.Task)]:
+        if not task.done():
+            task.print_stack(file=sys.__stderr__)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Settings, gateways and workers for tests, on the run's mongod or on one of their own."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 import yaml
 
 from broker.broker import Broker
 from broker.plans import Order, Overview
 from config import Settings, load_settings
 from gateway.app import create_app
+from gateway.server import configured
 from worker.engines.factory import build_engines
 from worker.worker import Worker, new_identity
 
@@ -107,9 +110,34 @@ async def gateway_on(settings: Settings) -> AsyncIterator[Gateway]:
             yield gateway
 
 
+@dataclass
+class Served(Gateway):
+    server: uvicorn.Server
+
+
+@asynccontextmanager
+async def listening(settings: Settings) -> AsyncIterator[Served]:
+    """A gateway in this process on a socket of its own: connections can only be cut, or be WebSockets, there."""
+    broker = await Broker.open(settings)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(configured(settings, broker))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await broker.ready.wait()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with httpx.AsyncClient(base_url=url, timeout=30.0) as http:
+            gateway = Served(settings, broker, http, server)
+            await gateway.sign_in()
+            try:
+                yield gateway
+            finally:
+                broker.feed.close()
+                server.should_exit = True
+                await serving
+
+
 @asynccontextmanager
 async def worker_on(settings: Settings, *models: str) -> AsyncIterator[Worker]:
-    """A worker in this process, drained at the end."""
+    """A worker in this process. At the end it hands back what it runs, at once."""
     broker = await Broker.open(settings, worker=new_identity())
     broker.start()
     worker = Worker(broker, build_engines(settings, models or None))
@@ -117,7 +145,8 @@ async def worker_on(settings: Settings, *models: str) -> AsyncIterator[Worker]:
     try:
         yield worker
     finally:
-        worker.drain()
+        for _ in range(2):
+            worker.drain()
         await running
         await broker.close()
 

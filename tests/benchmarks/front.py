@@ -49,9 +49,9 @@ def real(place: Site) -> Iterator[Engine]:
         yield Engine(url, pid, {TINY: _TINY_PACE}, known=False)
 
 
-def configuration(engine: Engine) -> dict[str, Any]:
+def configuration(engine: Engine, at_once: int) -> dict[str, Any]:
     """As it comes, but that nobody is asked to come more slowly."""
-    entry = {"task": "chat", "engine": "openai", "base_url": engine.url, "max_concurrent": CLIENTS}
+    entry = {"task": "chat", "engine": "openai", "base_url": engine.url, "max_concurrent": at_once}
     return {
         "models": {model: dict(entry) for model in engine.paces},
         "defaults": {"chat": [next(iter(engine.paces))]},
@@ -60,12 +60,14 @@ def configuration(engine: Engine) -> dict[str, Any]:
 
 
 @contextmanager
-def system(place: Site, engine: Engine, database: str) -> Iterator[tuple[System, dict[str, int]]]:
-    """A gateway and a worker in front of the engine, signed in; and their pids."""
+def system(
+    place: Site, engine: Engine, database: str, at_once: int = CLIENTS
+) -> Iterator[tuple[System, dict[str, int]]]:
+    """A gateway and a worker in front of the engine, signed in; and their pids. ``at_once``: jobs that run."""
     with (
         tempfile.TemporaryDirectory(dir=place.home) as home,
         place.database(database),
-        System(Path(home), place.uri, database, configuration(engine)) as running,
+        System(Path(home), place.uri, database, configuration(engine, at_once)) as running,
     ):
         gateway, worker = running.gateway(), running.start("worker")
         running.sign_in()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.benchmarks import broker, cleanup, engine, ocr
+from tests.benchmarks import broker, cleanup, engine, ocr, streaming
 from tests.benchmarks.switching.__main__ import main as switching
 
 
@@ -68,3 +68,22 @@ def test_the_ocr_benchmark_reads_what_it_drew_with_few_errors_and_says_what_the_
     assert rows["deu"][-1] == rows["ara"][-1] == "met", told
     assert float(rows["bare Tesseract"][0]) > 0 < float(rows["the pipeline"][0])
     assert re.search(r"Overhead: [+-][\d.]+ % of time", told)
+
+
+def test_the_streaming_benchmark_has_the_same_streams_both_ways_and_says_what_was_added(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert streaming.main(["--quick"]) == 0
+
+    told = capsys.readouterr().out
+    assert "`python -m tests.benchmarks.streaming --quick`" in told
+    rows = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| stream, ")]
+    ways, added = rows[:4], rows[4:]
+    assert [row[:2] for row in ways] == [
+        [load, way]
+        for load in ("stream, one at a time", "stream, 20 at once")
+        for way in ("straight", "through Roundhouse")
+    ]
+    assert all(float(row[2].replace(",", "")) >= 20.0 for row in ways), "a token comes each 20 ms, the first one too"
+    assert [row[1] for row in added] == ["through Roundhouse"] * 2
+    assert all(float(row[2].replace(",", "")) > 0 for row in added)

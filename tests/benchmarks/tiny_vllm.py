@@ -15,7 +15,7 @@ TINY = "tiny"
 _MAKE = Path(__file__).parent.parent / "vllm" / "make_tiny_llama.py"
 # Seconds that a start may take.
 _PATIENCE = 300.0
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -37,7 +37,7 @@ def weights(home: Path) -> Path:
 def tiny_vllm(home: Path, at_once: int) -> Iterator[tuple[str, int]]:
     """Its address up to /v1 and its pid; the weights and the log are put under ``home``."""
     directory, port = weights(home), free_port()
-    subprocess.run([python(), _MAKE, directory], check=True, capture_output=True, env=os.environ | _ENVIRONMENT)
+    subprocess.run([python(), _MAKE, directory], check=True, capture_output=True, env=os.environ | ENVIRONMENT)
     command = [python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(directory)]
     command += ["--served-model-name", TINY, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-num-seqs", str(at_once), "--dtype", "bfloat16", "--enforce-eager"]
@@ -46,7 +46,7 @@ def tiny_vllm(home: Path, at_once: int) -> Iterator[tuple[str, int]]:
     with log.open("wb") as output:
         server = subprocess.Popen(
             command,
-            env=os.environ | _ENVIRONMENT,
+            env=os.environ | ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,8 +1,8 @@
 """``python -m tests.benchmarks.upstream PORT``: what looks like a vLLM of a set speed. No model is behind it.
 
-Speaks OpenAI's chat API as vLLM does, streamed and with the usage at the end. The model ``pace-50`` says 50 tokens a
-second to each who asks, ``max_tokens`` of them, the same ones for the same question. On bare httptools, with one timer
-for each stream, so that it does not take the processor from those whom it is to measure.
+Speaks OpenAI's chat API as vLLM does, whole or streamed with the usage at the end. The model ``pace-50`` says 50
+tokens a second to each who asks, ``max_tokens`` of them, the same ones for the same question. On bare httptools, with
+one timer for each stream, so that it does not take the processor from those whom it is to measure.
 """
 
 import asyncio
@@ -51,8 +51,11 @@ class Answer:
         self._pause = 1.0 / float(self._model.removeprefix("pace-"))
         self._said = 0
         self._begin = self._loop.time()
-        transport.write(_HEAD)
-        self._timer = self._at_the_next()
+        if asked.get("stream"):
+            transport.write(_HEAD)
+            self._timer = self._at_the_next()
+        else:
+            self._timer = self._loop.call_at(self._begin + self._tokens * self._pause, self._say_all)
 
     def cut(self) -> None:
         self._timer.cancel()
@@ -70,14 +73,25 @@ class Answer:
             last = self._chunk({"content": content}, "length")
             self._transport.write(b"".join([last, self._usage(), _event("[DONE]"), b"0\r\n\r\n"]))
 
+    def _say_all(self) -> None:
+        message = {"role": "assistant", "content": text(self._question, self._tokens)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
+        usage = self._counts(self._tokens)
+        common = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": self._model}
+        body = json.dumps({**common, "choices": [choice], "usage": usage}).encode()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        self._transport.write(head % len(body) + body)
+
     def _chunk(self, delta: Mapping[str, str], reason: str | None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason, "token_ids": None}
         return self._event_of([choice], {})
 
     def _usage(self) -> bytes:
+        return self._event_of([], {"usage": self._counts(self._said)})
+
+    def _counts(self, said: int) -> dict[str, int]:
         asked = len(self._question.split())
-        counts = {"prompt_tokens": asked, "completion_tokens": self._said, "total_tokens": asked + self._said}
-        return self._event_of([], {"usage": counts})
+        return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
     def _event_of(self, choices: list[Mapping[str, Any]], more: Mapping[str, Any]) -> bytes:
         common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": self._model}
@@ -103,9 +117,12 @@ class Conversation(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
+        assert self._transport is not None
+        if not self._body:  # proxies look what else there is
+            self._transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            return
         asked = json.loads(self._body)
         self._body.clear()
-        assert self._transport is not None
         self._answer = Answer(self._transport, asked)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -326,6 +326,6 @@ async def test_workers_are_shown_with_what_they_run(gateway: Gateway) -> None:
 
 async def test_who_asked_for_what_is_in_the_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     await says(gateway, {BIG: STOPPED})
-    with caplog.at_level(logging.INFO, "gateway.admin_models"):
+    with caplog.at_level(logging.INFO, "gateway.admin.models"):
         await ask(gateway, "POST", f"/admin/models/{BIG}/start")
     assert f"admin asks: POST /admin/models/{BIG}/start" in caplog.text

@@ -188,7 +188,8 @@ async def test_only_admins_see_the_operators_routes(gateway: Gateway) -> None:
 
 async def test_what_is_not_there_is_said_as_a_problem(gateway: Gateway) -> None:
     assert problem_of(await gateway.http.get("/api/nothing")) == (404, "not_found")
-    assert problem_of(await gateway.http.get("/admin/queue/nothing")) == (404, "model_not_found")
+    for name in ("nothing", "no%2Fthing", "no%0Athing%0A"):
+        assert problem_of(await gateway.http.get(f"/admin/queue/{name}")) == (404, "model_not_found")
     assert problem_of(await gateway.http.get("/api/jobs/nothing")) == (404, "job_not_found")
     wrong_method = await gateway.http.put("/api/jobs/nothing")
     assert problem_of(wrong_method) == (405, "method_not_allowed")
@@ -199,3 +200,10 @@ async def test_what_is_not_there_is_said_as_a_problem(gateway: Gateway) -> None:
 async def test_a_list_asked_for_wrongly_is_refused(gateway: Gateway, query: str) -> None:
     status, code = problem_of(await gateway.http.get(f"/api/jobs?{query}"))
     assert (status, code) in [(400, "invalid_query"), (400, "invalid_cursor")]
+
+
+async def test_what_is_too_long_for_a_url_is_sent_elsewhere(gateway: Gateway) -> None:
+    body, headers = b"%PDF-1.4", {"Content-Type": "application/pdf"}
+    response = await gateway.http.post("/api/ocr", params={"prompt": "x" * 2049}, content=body, headers=headers)
+    assert problem_of(response) == (400, "invalid_query")
+    assert "form or JSON" in response.json()["detail"]

@@ -11,7 +11,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from tests.conditions import eventually
 from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
 
-SERVICE = 0.2
+SERVICE = 0.4
 PLACES = 2
 
 

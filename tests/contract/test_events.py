@@ -3,51 +3,24 @@
 import asyncio
 import json
 import signal
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse, connect_sse
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import AutoReconnect
 
-from broker.broker import Broker
 from broker.page_feed import PageFeed
 from config import Settings
-from gateway import events
-from gateway.app import create_app
 from tests.conditions import eventually
 from tests.contract.ocr_jobs import Reader, blank_page, failed_page, page, read, submitted
-from tests.deployments import Gateway
+from tests.deployments import Gateway, listening
 from tests.system import System, end
 
 Told = tuple[str, dict[str, Any]]
-
-
-@asynccontextmanager
-async def listening(settings: Settings) -> AsyncIterator[Gateway]:
-    """A gateway in this process on a socket of its own, as connections can only be cut there."""
-    broker = await Broker.open(settings)
-    app = create_app(settings, broker)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await broker.ready.wait()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with httpx.AsyncClient(base_url=url, timeout=30.0) as http:
-            gateway = Gateway(settings, broker, http)
-            await gateway.sign_in()
-            try:
-                yield gateway
-            finally:
-                broker.feed.close()
-                server.should_exit = True
-                await serving
 
 
 @pytest.fixture
@@ -210,10 +183,13 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(
     await eventually(forgotten)
 
 
-async def test_a_silent_stream_is_kept_alive(online: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "HEARTBEAT", 0.05)
-    path = f"/api/jobs/{await submitted(online)}/events"
-    async with online.http.stream("GET", path) as response, asyncio.timeout(20):
+async def test_a_silent_stream_is_kept_alive(settings: Settings) -> None:
+    server = settings.server.model_copy(update={"heartbeat": 0.05})
+    async with (
+        listening(settings.model_copy(update={"server": server})) as online,
+        online.http.stream("GET", f"/api/jobs/{await submitted(online)}/events") as response,
+        asyncio.timeout(20),
+    ):
         beats = 0
         async for line in response.aiter_lines():
             beats += line == ":"

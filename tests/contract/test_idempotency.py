@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import submit
+from gateway.arrival import Arrival
 from gateway.users import Users
 from tests import documents
 from tests.contract.ocr_jobs import page, read
@@ -76,7 +76,7 @@ async def test_a_request_that_meets_its_like_while_it_is_answered_is_told_so(
     async def nobody_yet(*_: object) -> None:
         """Both have looked before either is stored."""
 
-    monkeypatch.setattr(submit, "_earlier", nobody_yet)
+    monkeypatch.setattr(Arrival, "earlier", nobody_yet)
     files = {"file": ("letter.pdf", documents.scanned_pdf(1))}
     first, second = [await gateway.http.post("/api/ocr?wait=1", files=files, headers=KEY) for _ in range(2)]
     assert (first.status_code, second.json()) == (200, first.json())

@@ -179,7 +179,7 @@ async def test_a_transient_fault_is_retried_and_kept_in_the_history(gateway: Gat
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "attempts"), [("garbage", "no_result", 4), ("reject", "engine_rejected_input", 1)]
+    ("fault", "code", "attempts"), [("garbage", "answer_cut_off", 4), ("reject", "engine_rejected_input", 1)]
 )
 async def test_a_fault_that_stays_ends_the_job_with_its_reason(
     gateway: Gateway, worker: Worker, fault: str, code: str, attempts: int
@@ -214,3 +214,23 @@ async def test_fourteen_scanned_pages_come_back_in_their_order(gateway: Gateway,
     assert [page["number"] for page in pages] == list(range(1, 15))
     for page in pages:
         assert page["text"].split()[:6] == documents.scan_text(page["number"]).split()[:6]
+
+
+async def test_a_chat_that_the_release_before_this_one_has_answered_can_be_read(
+    gateway: Gateway, worker: Worker
+) -> None:
+    first = (await gateway.http.post("/api/chat?wait=30", json={"message": "hello"})).json()
+    answer = {
+        "message": {"role": "assistant", "content": "Good day."},
+        "finish_reason": "length",
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+    }
+    jobs = gateway.broker.database.jobs
+    await jobs.update_one({}, {"$set": {"result": answer}, "$unset": {"asked": "", "chunks": "", "stream": ""}})
+    job = await gateway.http.get(first["links"]["self"])
+    assert (job.status_code, job.json()["result"]) == (200, answer)
+    whole = await gateway.http.get(f"/v1/chat/completions/{first['request_id']}")
+    assert whole.status_code == 200, whole.text
+    [choice] = whole.json()["choices"]
+    assert (choice["index"], choice["message"]["content"], choice["finish_reason"]) == (0, "Good day.", "length")
+    assert whole.json()["usage"] == answer["usage"]

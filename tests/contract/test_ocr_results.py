@@ -15,10 +15,10 @@ from bson import ObjectId
 
 from broker.job import Failure
 from broker.pages import Pages, StoredPage
-from gateway import result_formats
+from gateway.documents import result_formats
+from gateway.documents.schemas import DocumentResult, Page
 from gateway.openapi import document
 from gateway.operations import DESCRIPTION, OPERATIONS, VERSION
-from gateway.page_schemas import DocumentResult, Page
 from gateway.routes import ROUTES
 from gateway.users import Users
 from ocr.page import figure_name, image_name

@@ -2,14 +2,9 @@
 
 import asyncio
 import json
-import os
-import pty
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +19,8 @@ from ocr.page import PageRecord
 from tests import documents
 from tests.conditions import eventually
 from tests.contract.ocr_jobs import PDF, Reader, failed_page, page, page_with_figure
-from tests.system import ROOT, System
+from tests.system import System
+from tests.terminals import OnTerminal
 
 
 @pytest.fixture
@@ -132,65 +128,30 @@ async def test_what_cannot_be_is_said_before_anything_is_sent(system: System, br
     assert await broker.database.jobs.count_documents({}) == 0
 
 
-class OnTerminal:
-    """The command with a terminal for its standard streams."""
-
-    def __init__(self, system: System, *command: str) -> None:
-        self._master, slave = pty.openpty()
-        environ = system.environ | {"TERM": "xterm", "COLUMNS": "120", "PYTHONIOENCODING": "utf-8", "LANG": "C.UTF-8"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cli", *command],
-            env=environ,
-            cwd=ROOT,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.text = ""
-
-    async def shows(self, *pieces: str) -> None:
-        async def shown() -> bool:
-            while not all(piece in self.text for piece in pieces):
-                self.text += (await asyncio.to_thread(os.read, self._master, 65536)).decode()
-            return True
-
-        async with asyncio.timeout(30):
-            await shown()
-
-    def ends(self) -> int:
-        with suppress(OSError):  # EIO: the other end is closed
-            while piece := os.read(self._master, 65536):
-                self.text += piece.decode()
-        os.close(self._master)
-        return self.process.wait(30)
-
-
 async def test_on_a_terminal_there_is_a_bar_of_pages_and_failures_stay(system: System, broker: Broker) -> None:
-    command = OnTerminal(system, "submit", str(system.home / "scan.pdf"))
-    reader = await next_document(broker)
-    await reader.ends(page(1), failed_page(2), total=4)
-    await command.shows("2 of 4 pages", "page 2 could not be read")
-    await reader.ends(page(3), page(4), total=4)
-    await reader.completes()
-    assert await asyncio.to_thread(command.ends) == 0
-    assert "This is page 4." in command.text
+    with OnTerminal(system, "submit", str(system.home / "scan.pdf")) as command:
+        reader = await next_document(broker)
+        await reader.ends(page(1), failed_page(2), total=4)
+        await command.shows("2 of 4 pages", "page 2 could not be read")
+        await reader.ends(page(3), page(4), total=4)
+        await reader.completes()
+        assert await asyncio.to_thread(command.ends) == 0
+        assert "This is page 4." in command.text
 
 
 async def test_ctrl_c_leaves_the_job_alone_and_says_how_to_look(system: System, broker: Broker) -> None:
-    command = OnTerminal(system, "submit", str(system.home / "scan.pdf"))
-    reader = await next_document(broker)
-    await reader.ends(page(1), total=4)
-    await command.shows("1 of 4 pages")
-    command.process.send_signal(signal.SIGINT)
-    assert await asyncio.to_thread(command.ends) == 130
-    assert re.search(rf"job {reader.job.id} goes on; look it up by `roundhouse jobs`", command.text)
-    assert "Traceback" not in command.text
-    assert (await broker.reader.get(str(reader.job.id), None)).status == "processing"
+    with OnTerminal(system, "submit", str(system.home / "scan.pdf")) as command:
+        reader = await next_document(broker)
+        await reader.ends(page(1), total=4)
+        await command.shows("1 of 4 pages")
+        command.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(command.ends) == 130
+        assert re.search(rf"job {reader.job.id} goes on; look it up by `roundhouse jobs`", command.text)
+        assert "Traceback" not in command.text
+        assert (await broker.reader.get(str(reader.job.id), None)).status == "processing"
 
 
 async def test_a_terminal_is_not_given_bytes(system: System) -> None:
-    command = OnTerminal(system, "submit", str(system.home / "scan.pdf"), "--format", "zip")
-    assert await asyncio.to_thread(command.ends) == 2
-    assert "--output" in command.text
+    with OnTerminal(system, "submit", str(system.home / "scan.pdf"), "--format", "zip") as command:
+        assert await asyncio.to_thread(command.ends) == 2
+        assert "--output" in command.text

@@ -18,7 +18,6 @@ from pymongo.asynchronous.database import AsyncDatabase
 from broker.mongod import EmbeddedMongod
 from tests.deployments import default_config
 from tests.system import System, free_port, kill
-from worker.worker import HAND_BACK
 
 LETTER = Path(__file__).parents[2] / "samples" / "letter.pdf"
 
@@ -256,7 +255,7 @@ def test_a_job_runs_elsewhere_when_its_worker_stopped_while_the_database_was_awa
     forsaken.until(job_id, "processing")
     with _away(mongod, how):
         worker.terminate()
-        assert worker.wait(1 + HAND_BACK + 8) == 0
+        assert worker.wait(1 + 20) == 0
     forsaken.healthy()
     forsaken.start("worker")
     job = _patiently(forsaken, job_id)

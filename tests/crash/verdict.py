@@ -11,6 +11,7 @@ from broker.database import Database
 from broker.files import FileStore
 from broker.job import Document, Job, Status
 from broker.results import unpack
+from gateway.views import for_client
 from tests.crash.clients import Ledger, Promise
 from tests.crash.history import Breach
 from tests.crash.plan import Conduct, Errand
@@ -36,7 +37,8 @@ class Evidence:
             job = Job.from_document(document)
             job_id = str(job.id)
             self.documents[job_id], self.jobs[job_id] = document, job
-            self.results[job_id] = await unpack(files, job)
+            result = await unpack(files, job)
+            self.results[job_id] = None if result is None else for_client(job, result)
             self.errands[job_id] = self._errand(job)
 
     def _errand(self, job: Job) -> Errand:

@@ -104,7 +104,7 @@ case "$*" in
     note "$@" ;;
   "-m pip --version" | "-m ensurepip") ;;
   "-m pip install "*) note "$@"; {pip} ;;
-  "-m gateway.model_fit") exec {python} "$@" ;;
+  "-m gateway.commands.model_fit") exec {python} "$@" ;;
   "-m "*) note "$@"; env > "$0.env" ;;
   *) exec {python} "$@" ;;
 esac

@@ -4,7 +4,7 @@ import asyncio
 import resource
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,13 +100,17 @@ class Memory:
 
 @asynccontextmanager
 async def memory_watched() -> AsyncIterator[Memory]:
-    """Watch what the children of this process, with their own, use together at most, in bytes."""
+    """Watch what the processes that are started meanwhile use together at most, in bytes.
+
+    What is there already is none of the decoder's: the run's mongod is a child of the process that tested first.
+    """
     memory = Memory()
+    others = set(descendants(Path("/proc/self/task")))
 
     async def sample() -> None:
         while True:
             await asyncio.sleep(SAMPLED_EVERY)
-            used = sum(resident(pid) for pid in descendants(Path("/proc/self/task")))
+            used = sum(resident(pid) for pid in descendants(Path("/proc/self/task")) if pid not in others)
             memory.peak = max(memory.peak, used)
 
     task = asyncio.create_task(sample())
@@ -118,13 +122,22 @@ async def memory_watched() -> AsyncIterator[Memory]:
 
 
 def descendants(tasks: Path) -> Iterator[str]:
-    try:
-        children = [pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return
-    for pid in children:
+    for pid in children(tasks):
         yield pid
         yield from descendants(Path("/proc", pid, "task"))
+
+
+def children(tasks: Path) -> list[str]:
+    """Of each thread that is alive: one that ends meanwhile takes nothing from the others."""
+    try:
+        threads = list(tasks.iterdir())
+    except FileNotFoundError:
+        return []
+    found: list[str] = []
+    for thread in threads:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += (thread / "children").read_text().split()
+    return found
 
 
 def resident(pid: str) -> int:

@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from broker.database import Database, connect, ensure_schema
 from broker.errors import JobFinished, JobNotFound, QueueFull
+from broker.fallback import another_may
 from broker.job import LEASE_EXPIRED, LEGAL, Failure, Job, NewJob, Priority, Status, after_failure
 from broker.lanes import Lanes, Resolutions
 from broker.queue import JobQueue
@@ -36,7 +37,9 @@ HOUR = 3600.0
 AGING = 120.0
 WEIGHTS = {"bob": 2.0}
 MODELS = {
-    "alpha": SimulatorSettings(task="chat", engine="simulator", max_concurrent=2, max_waiting=2, max_retries=2),
+    "alpha": SimulatorSettings(
+        task="chat", engine="simulator", max_concurrent=2, max_waiting=2, max_retries=1, fallbacks=["beta"]
+    ),
     "beta": SimulatorSettings(task="chat", engine="simulator", max_concurrent=3, max_waiting=3, max_retries=0),
 }
 BOUND = {name: model.max_concurrent + model.max_waiting for name, model in MODELS.items()}
@@ -44,6 +47,7 @@ SETTINGS = QueueSettings(lease=HOUR, retry_backoff=HOUR, retry_backoff_max=HOUR,
 FAILURES = {
     "transient": Failure("oops", "it broke"),
     "permanent": Failure("bad_input", "it can never work", permanent=True),
+    "away": Failure("backends_held_back", "nobody is there"),
     "timeout": Failure("attempt_timeout", "it took too long", timeout=True),
 }
 WORKERS = (0, 1)
@@ -79,6 +83,7 @@ class Expected:
     due: bool = False
     gained: bool = False
     result: Mapping[str, Any] | None = None
+    hops: list[tuple[str, str]] = field(default_factory=list)
 
     def claimed(self, attempt: Job) -> None:
         self.status, self.attempt, self.lease, self.lapsed = Status.PROCESSING, attempt, True, False
@@ -103,18 +108,33 @@ class Expected:
         if status is not Status.CANCELLED:  # a cancelled job's slot frees when its worker has stopped
             self.lease = self.lapsed = False
 
-    def failed(self, failure: Failure, *, gained: bool) -> Status:
-        """An attempt that has brought its job further does not count, unless there is no use in another."""
+    def failed(self, failure: Failure, *, gained: bool, room: bool) -> Status:
+        """An attempt that has brought its job further does not count, unless there is no use in another.
+
+        ``room``: whether the model that stands in has a place free.
+        """
         self.confirmed()
         if gained and not failure.permanent:
             self.attempts -= 1
         status = after_failure(self.attempts, self.job.max_retries, failure)
         self.errors.append(failure.code)
+        hopeless = another_may(failure) if status.terminal else failure is FAILURES["away"]
+        if hopeless and self.job.fallbacks and room:
+            self.moved(failure)
+            return Status.QUEUED
         if status is Status.QUEUED:
             self.requeued(waits=True)
         else:
             self.ended(status)
         return status
+
+    def moved(self, failure: Failure) -> None:
+        """Another model takes the job over, as if it had just come there."""
+        to, *rest = self.job.fallbacks
+        self.hops.append((self.job.model, failure.code))
+        self.job = replace(self.job, model=to, fallbacks=tuple(rest), max_retries=MODELS[to].max_retries)
+        self.requeued(waits=False)
+        self.attempts = 0
 
 
 class Rereading(Lanes):
@@ -202,6 +222,14 @@ class QueueMachine(RuleBasedStateMachine):
     def claimable(self) -> list[Expected]:
         return [e for e in self.expected.values() if e.status is Status.QUEUED and not e.waits]
 
+    def taken(self, model: str) -> int:
+        """Places."""
+        return sum(e.job.model == model and not e.status.terminal for e in self.expected.values())
+
+    def room(self, job: Job) -> bool:
+        """Whether a model that stands in for the job's has a place free."""
+        return any(self.taken(name) < BOUND[name] for name in job.fallbacks)
+
     def waiting(self, model: str) -> list[Expected]:
         return [e for e in self.claimable() if e.job.model == model]
 
@@ -220,16 +248,20 @@ class QueueMachine(RuleBasedStateMachine):
     def submit(self, gateway: int, model: str, subject: str, priority: Priority, alive: tuple[int, ...]) -> None:
         """``alive``: the workers that the gateway knows of, and may lease a job to directly."""
         self.alive = [live_worker(f"worker-{number}") for number in alive]
+        asked = model
+        if self.taken(model) == BOUND[model] and (others := MODELS[model].fallbacks):
+            model = others[0]
         may_run = not self.waiting(model) and len(self.held(model)) < MODELS[model].max_concurrent
-        taken = sum(e.job.model == model and not e.status.terminal for e in self.expected.values())
-        new = NewJob("chat", model, subject, {"n": len(self.expected)}, priority=priority)
+        taken = self.taken(model)
+        new = NewJob("chat", asked, subject, {"n": len(self.expected)}, priority=priority)
         try:
             job = self.run(self.queues[gateway].submit(new))
         except QueueFull:
             assert taken == BOUND[model], f"{model} has a place: {taken} of {BOUND[model]} are taken"
         else:
             assert taken < BOUND[model], f"{model} has no place"
-            self.expected[job.id] = Expected(job)
+            assert job.model == model
+            self.expected[job.id] = Expected(job, hops=[] if asked == model else [(asked, "queue_full")])
             if job.status is Status.PROCESSING:
                 assert may_run, "somebody was overtaken, or ran beyond the bound"
                 (worker,) = alive
@@ -357,9 +389,9 @@ class QueueMachine(RuleBasedStateMachine):
         expected.ended(Status.COMPLETED)
 
     def fail(self, job: Job, failure: Failure) -> None:
-        gained = self.expected[job.id].gained
+        gained, room = self.expected[job.id].gained, self.room(job)
         outcome = self.run(self.queue_of(job).fail(job, failure, gained=gained))
-        assert outcome is self.expected[job.id].failed(failure, gained=gained)
+        assert outcome is self.expected[job.id].failed(failure, gained=gained, room=room)
 
     def release(self, job: Job, *, to_the_back: bool) -> None:
         assert self.run(self.queue_of(job).release(job, to_the_back=to_the_back))
@@ -474,6 +506,7 @@ class QueueMachine(RuleBasedStateMachine):
         for job in expired:
             expected = self.expected[job.id]
             mine = expected.attempt is not None and expected.attempt.token == job.token
+            room = self.room(job)
             outcome = self.run(self.queues[1].reap(job))
             if job.status is Status.CANCELLED:
                 expected.lease = expected.lapsed = False
@@ -482,7 +515,7 @@ class QueueMachine(RuleBasedStateMachine):
                 if expected.attempts == 0:  # else it was confirmed since the reaper looked: the next look will tell
                     expected.requeued(waits=False)
             elif mine and expected.lapsed and expected.status is Status.PROCESSING:
-                assert outcome is expected.failed(LEASE_EXPIRED, gained=job.gained)
+                assert outcome is expected.failed(LEASE_EXPIRED, gained=job.gained, room=room)
             elif not (mine and expected.status is Status.FAILED):
                 assert outcome is None
 
@@ -525,6 +558,9 @@ def check_document(document: Document, expected: Expected) -> None:
     assert status is expected.status
     assert document["attempts"] == expected.attempts <= 1 + expected.job.max_retries
     assert [error["code"] for error in document.get("errors", [])] == expected.errors
+    assert (document["model"], document["max_retries"]) == (expected.job.model, expected.job.max_retries)
+    assert [(hop["model"], hop["code"]) for hop in document.get("hops", [])] == expected.hops
+    assert document.get("fallbacks", []) == list(expected.job.fallbacks)
     assert document.get("result") == expected.result
     assert ("result" in document) == (status is Status.COMPLETED)
     attempt = expected.attempt
@@ -553,6 +589,9 @@ def check_transition(before: Document, after: Document) -> None:
         assert after == {name: value for name, value in before.items() if name not in gone} | (
             {"lease_expires_at": after["lease_expires_at"]} if "lease_expires_at" in after else {}
         )
+    elif before["model"] != after["model"]:
+        assert (old, new) == (Status.PROCESSING, Status.QUEUED), "a job changed its model with nobody giving it up"
+        assert after["model"] in before["fallbacks"]
     elif old is not new:
         assert new in LEGAL[old], f"{old} → {new}"
     elif new is Status.PROCESSING:

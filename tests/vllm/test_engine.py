@@ -97,9 +97,10 @@ async def test_a_start_tells_its_phases_and_the_engine_is_healthy(unstarted: Vll
 
 async def test_a_chat_is_streamed_and_its_tokens_are_counted(engine: VllmEngine) -> None:
     text, result = await answer(engine, request(max_tokens=40))
-    assert result["message"] == {"role": "assistant", "content": text}
+    (choice,) = result["choices"]
+    assert choice["message"] == {"role": "assistant", "content": text}
     assert len(text) == 40, "a token is a character"
-    assert result["finish_reason"] == "length"
+    assert choice["finish_reason"] == "length"
     # The template: "<s>user: hi\nassistant: ".
     assert result["usage"]["prompt_tokens"] == 1 + len("user: hi\nassistant: ")
     assert result["usage"]["completion_tokens"] == 40

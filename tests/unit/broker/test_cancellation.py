@@ -3,7 +3,9 @@
 import asyncio
 from typing import Any
 
-from broker.cancellation import cancel_all
+import pytest
+
+from broker.cancellation import cancel_all, together
 from broker.database import connect
 from broker.mongodset import free_port
 from tests.conditions import eventually
@@ -48,3 +50,41 @@ async def test_who_repeats_whatever_fails_is_ended_nevertheless() -> None:
     await asyncio.sleep(0)
     await cancel_all([task])
     assert task.cancelled()
+
+
+async def test_what_is_done_together_is_ended_however_often_that_has_to_be_told() -> None:
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                swallowed += 1
+
+    async def for_ever() -> None:
+        await asyncio.sleep(3600)
+
+    both = asyncio.create_task(together(stubborn(), for_ever()))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(cancel_all([both]), 10)
+    assert both.cancelled()
+    assert swallowed == 2
+
+
+async def test_of_what_is_done_together_the_first_failure_ends_all() -> None:
+    ended = asyncio.Event()
+
+    async def fails() -> None:
+        raise ValueError("broken")
+
+    async def for_ever() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    with pytest.raises(ValueError, match="broken"):
+        await together(for_ever(), fails())
+    assert ended.is_set()

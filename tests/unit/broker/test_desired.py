@@ -7,7 +7,7 @@ import pytest
 
 from broker.database import Database
 from broker.desired import Desired, DesiredModels, Wanted, settled
-from broker.registry import ENGINE_STATES, ModelState, Registry
+from broker.registry import ENGINE_STATES, BackendState, DeviceState, ModelState, Registry
 from worker.engine_state import EngineState
 
 NOBODY_ASKED = Desired("org/big:7b")
@@ -91,6 +91,18 @@ async def test_a_worker_of_a_later_release_may_tell_more(store: Database) -> Non
     await store.workers.update_one({"_id": "w1"}, {"$set": {"models.0.colour": "blue"}})
     (worker,) = await registry.live_workers()
     assert worker.models == {"m": ModelState(True, "ready")}
+
+
+async def test_and_more_of_its_servers_and_devices(store: Database) -> None:
+    registry = Registry(store)
+    state = ModelState(True, "ready", backends=(BackendState("a", "http://a/v1", "closed"),))
+    device = DeviceState("GPU-1", total=2, free=1)
+    await registry.heartbeat("w1", "host", 7, {"m": state}, draining=False, devices=[device])
+    more = {"models.0.backends.0.colour": "blue", "devices.0.colour": "blue"}
+    await store.workers.update_one({"_id": "w1"}, {"$set": more})
+    (worker,) = await registry.live_workers()
+    assert worker.models == {"m": state}
+    assert worker.devices == (device,)
 
 
 def told(state: str, version: int | None = 2) -> ModelState:

@@ -55,7 +55,7 @@ def test_the_value_of_an_override_is_yaml(load: Load) -> None:
 
 @pytest.mark.parametrize(
     ("written", "key"),
-    [("12345", "12345"), ("a: b #c", "a: b #c"), ("@x", "@x"), ('"quoted"', "quoted"), ("true", "true")],
+    [("12345", "12345"), ("[a:b#c]", "[a:b#c]"), ("@x", "@x"), ('"quoted"', "quoted"), ("true", "true")],
 )
 def test_the_value_for_a_text_key_is_taken_as_it_is(load: Load, written: str, key: str) -> None:
     model = load(MODELS, ROUNDHOUSE__MODELS__UP__API_KEY=written).models["up"]

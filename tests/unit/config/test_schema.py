@@ -78,7 +78,7 @@ def test_what_the_shipped_file_shows_in_comments_is_good_too(tmp_path: Path) -> 
     file.write_text(uncommented((ROOT / "config.yaml").read_text()))
     shown = load_settings(file, {"MONGO": "mongodb://h", "OPENAI_API_KEY": "k"})
     gpu_models = {"qwen3-4b", "gpt-oss-20b", "qwen3-14b", "qwen3-32b", "llama-70b", "qwen"}
-    assert set(shown.models) == {*shipped.models, "openai", "rapidocr", *gpu_models}
+    assert set(shown.models) == {*shipped.models, "openai", "llama-elsewhere", "rapidocr", *gpu_models}
     # The sections' comments claim to be the defaults.
     for section in ("server", "queue", "auth", "rate_limit", "history", "auto_switch"):
         assert getattr(shown, section) == getattr(shipped, section), section

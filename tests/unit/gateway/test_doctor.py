@@ -17,8 +17,8 @@ from broker.daemons import ProcessRecord
 from broker.mongodpath import find_mongod
 from broker.mongodset import Polls
 from config import Settings, load_settings
-from gateway import doctor
-from gateway.doctor import Finding, examine
+from gateway.commands import doctor
+from gateway.commands.doctor import Finding, examine
 
 CONFIG = "models: {tesseract: {task: ocr, engine: tesseract}}\n"
 Make = Callable[..., Settings]

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from config import ModelEntry, VllmSettings, load_settings
 from config.vllm import DEFAULT_UTILIZATION
-from gateway.model_fit import GB, OVERHEAD, SHAPES, examples, gpu_memory, judge, need, report
+from gateway.commands.model_fit import GB, OVERHEAD, SHAPES, examples, gpu_memory, judge, need, report
 
 ROOT = Path(__file__).parents[3]
 

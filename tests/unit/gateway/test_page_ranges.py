@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import page_ranges
+from gateway.documents import page_ranges
 
 NUMBERS = st.sets(st.integers(1, 60))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway import overlay, rendering
+from gateway.documents import overlay, rendering
 from ocr.page import Block, PageRecord, PageStatus, figure_name
 
 FIGURE = figure_name(1, 1)

@@ -451,7 +451,7 @@ async def test_the_shorthand_is_written_out() -> None:
         (json_request({"message": "Hi.", "max_tokens": 0}), (400, "invalid_request")),
         (json_request({"message": "Hi.", "seed": 2**64}), (400, "invalid_request")),
         (json_request({"message": "Hi.", "stop": ["a"] * 5}), (400, "invalid_request")),
-        (json_request({"message": "Hi.", "stream": True}), (400, "invalid_request")),
+        (json_request({"message": "Hi.", "stream": "yes"}), (400, "invalid_request")),
         (json_request({"message": "Hi."}, query="temperature=1"), (400, "invalid_query")),
         (json_request({"message": "x" * CHAT_LIMIT}), (413, "payload_too_large")),
     ],

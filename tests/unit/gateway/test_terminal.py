@@ -17,10 +17,10 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.broker import Broker
 from config import load_settings
-from gateway import terminal
 from gateway.app import create_app
-from gateway.doctor import Finding
-from gateway.terminal import plain
+from gateway.commands import progress, terminal
+from gateway.commands.doctor import Finding
+from gateway.commands.terminal import plain
 
 Capture = pytest.CaptureFixture[str]
 SAMPLE = Path(__file__).parents[3] / "samples" / "letter.pdf"
@@ -117,7 +117,7 @@ def test_a_sign_that_the_terminal_cannot_show_is_no_reason_to_fail(monkeypatch: 
 
 
 def test_a_spinner_is_one_line_in_a_file(capsys: Capture) -> None:
-    with terminal.spinner("starting"):
+    with progress.spinner("starting"):
         assert capsys.readouterr() == ("", "starting ...\n")
     assert capsys.readouterr() == ("", "")
 
@@ -130,7 +130,7 @@ def able(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("able")
 def test_a_spinner_turns_on_a_terminal_and_leaves_nothing(capsys: Capture) -> None:
     with Screen.opened() as screen:
-        with terminal.spinner("starting"):
+        with progress.spinner("starting"):
             pass
         text = screen.text()
     assert "starting" in text
@@ -139,7 +139,7 @@ def test_a_spinner_turns_on_a_terminal_and_leaves_nothing(capsys: Capture) -> No
 
 
 def test_progress_is_a_line_for_each_change_in_a_file(capsys: Capture) -> None:
-    with terminal.job_progress("my\nletter\x1b[2J.pdf") as show:
+    with progress.job_progress("my\nletter\x1b[2J.pdf") as show:
         show(job("queued"))
         show(job("queued"))
         show(job("queued", position=1001))
@@ -164,7 +164,7 @@ def test_progress_is_a_line_for_each_change_in_a_file(capsys: Capture) -> None:
 @pytest.mark.usefixtures("able")
 def test_progress_is_a_bar_on_a_terminal(capsys: Capture) -> None:
     with Screen.opened() as screen:
-        with terminal.job_progress("[b]letter.pdf") as show:
+        with progress.job_progress("[b]letter.pdf") as show:
             for state in (job("queued"), job("processing", progress={"done": 1, "total": 2, "unit": "pages"})):
                 show(state)
         text = screen.text()
@@ -176,7 +176,7 @@ def test_progress_is_a_bar_on_a_terminal(capsys: Capture) -> None:
 def test_a_terminal_that_can_do_nothing_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     with Screen.opened() as screen:
-        with terminal.job_progress("letter.pdf") as show:
+        with progress.job_progress("letter.pdf") as show:
             show(job("queued"))
         assert screen.text() == "letter.pdf: waits, position 3\r\n"
 
@@ -287,7 +287,7 @@ def test_workers_are_shown_with_what_they_run(capsys: Capture) -> None:
 
 
 def test_a_start_is_one_line_for_each_change_in_a_file(capsys: Capture) -> None:
-    with terminal.model_progress("reader") as show:
+    with progress.model_progress("reader") as show:
         show(model("stopped", plan="room is made by big"))
         for phase in ("loading", "loading", "compiling"):
             show(model("starting", plan="an operator started it", workers=[model_on_worker(phase=phase)]))
@@ -304,7 +304,7 @@ def test_a_start_is_one_line_for_each_change_in_a_file(capsys: Capture) -> None:
 def test_a_start_is_a_bar_on_a_terminal() -> None:
     long_ago = "2026-11-21T08:00:00Z"
     with Screen.opened() as screen:
-        with terminal.model_progress("reader") as show:
+        with progress.model_progress("reader") as show:
             show(model("starting", workers=[model_on_worker(progress=0.5)]))
             show(model("starting", workers=[model_on_worker(load_seconds=40.0, since=long_ago)]))
             show(model("starting", workers=[model_on_worker(state="sleeping", progress=0.3), model_on_worker()]))

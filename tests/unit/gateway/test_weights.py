@@ -13,7 +13,7 @@ import pytest
 
 from broker.errors import ModelNotFound
 from config import Settings, load_settings
-from gateway.weights import GpuExtraMissing, NoWeightsNeeded, PullFailed, pull_weights
+from gateway.commands.weights import GpuExtraMissing, NoWeightsNeeded, PullFailed, pull_weights
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

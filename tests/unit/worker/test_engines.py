@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,7 +45,8 @@ async def test_the_simulator_says_that_it_is_one_and_what_it_streams_is_its_resu
     text, result = await run(simulator(), request())
     assert text.startswith("[simulator] ")
     assert result is not None
-    assert result.value["message"] == {"role": "assistant", "content": text}
+    [choice] = result.value["choices"]
+    assert choice["message"] == {"role": "assistant", "content": text}
     assert result.value["usage"] == {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
 
 
@@ -58,7 +60,8 @@ async def test_the_simulator_is_deterministic_and_heeds_the_prompt() -> None:
 async def test_the_simulator_stops_at_max_tokens() -> None:
     _, result = await run(simulator(), request(max_tokens=2))
     assert result is not None
-    assert (result.value["finish_reason"], result.value["usage"]["completion_tokens"]) == ("length", 2)
+    [choice] = result.value["choices"]
+    assert (choice["finish_reason"], result.value["usage"]["completion_tokens"]) == ("length", 2)
 
 
 async def test_faults_befall_the_attempts_asked_for_and_only_where_they_are_allowed() -> None:
@@ -70,7 +73,8 @@ async def test_faults_befall_the_attempts_asked_for_and_only_where_they_are_allo
 
 
 async def test_garbage_ends_without_a_result() -> None:
-    assert (await run(simulator(), request(simulate={"fault": "garbage", "after": 2})))[1] is None
+    with pytest.raises(EngineError, match="without a finish_reason"):
+        await run(simulator(), request(simulate={"fault": "garbage", "after": 2}))
 
 
 def loadable(**options: Any) -> LoadableSimulator:
@@ -165,8 +169,8 @@ async def test_an_upstreams_stream_becomes_the_result() -> None:
         text, result = await run(engine, request(simulate={"fault": "crash"}))
     assert text == "Good day"
     assert result is not None
-    assert result.value["message"]["content"] == "Good day"
-    assert result.value["finish_reason"] == "stop"
+    [choice] = result.value["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Good day", "stop")
     assert result.value["usage"]["total_tokens"] == 3
     assert (asked[0]["model"], asked[0]["stream"], asked[0]["messages"]) == ("theirs", True, CHAT["messages"])
     assert "simulate" not in asked[0]
@@ -236,6 +240,19 @@ async def test_what_is_no_chunk_is_a_failure(event: str) -> None:
     async with upstream(answer) as engine:
         with pytest.raises(EngineError):
             await run(engine, request())
+
+
+@pytest.mark.parametrize(
+    ("code", "permanent"), [(400, True), (422, True), (500, False), ("server_error", False), (None, False)]
+)
+async def test_what_is_refused_when_the_stream_has_begun_is_permanent_too(code: object, permanent: bool) -> None:
+    async def answer(http: HttpRequest) -> Response:
+        return sse(json.dumps({"error": {"message": "no such schema", "code": code}}), "[DONE]")
+
+    async with upstream(answer) as engine:
+        with pytest.raises(EngineError, match="no such schema") as failure:
+            await run(engine, request())
+    assert failure.value.permanent is permanent
 
 
 async def test_an_upstream_that_is_not_there_is_named() -> None:

@@ -27,7 +27,8 @@ from ocr.protocol import Page
 from tests.conditions import eventually
 from tests.system import free_port
 from worker.engines.base import Chunk, Delta, Reader, Request, Result
-from worker.engines.openai import OpenaiEngine, _message_of
+from worker.engines.openai import OpenaiEngine
+from worker.engines.upstream import _message_of
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 from worker.engines.vllm_vision import Examination, white_png
 from worker.ocr_models import Family, image_tokens
@@ -56,11 +57,12 @@ class Model:
         try:
             for begin in range(0, len(self.output), 4):
                 self.said += 1
-                yield Delta(self.output[begin : begin + 4])
+                yield Delta([{"index": 0, "delta": {"content": self.output[begin : begin + 4]}}])
             if self.error is not None:
                 raise self.error
             message = {"role": "assistant", "content": self.output}
-            yield Result({"message": message, "finish_reason": self.reason, "usage": {"completion_tokens": 17}})
+            choice = {"index": 0, "message": message, "finish_reason": self.reason}
+            yield Result({"choices": [choice], "usage": {"completion_tokens": 17}})
         finally:
             self.closed = True
 
@@ -212,7 +214,7 @@ async def test_a_recogniser_that_is_cancelled_closes_its_stream(page: Page) -> N
         try:
             begun.set()
             await asyncio.Event().wait()
-            yield Delta("")
+            yield Delta([])
         finally:
             closed.set()
 

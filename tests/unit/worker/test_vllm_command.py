@@ -56,6 +56,11 @@ def test_each_typed_key_becomes_its_flag() -> None:
     assert value(line, "--quantization") == "fp8"
 
 
+def test_a_model_for_vectors_is_run_as_one() -> None:
+    assert value(words(task="embedding"), "--runner") == "pooling"
+    assert "--runner" not in words()
+
+
 def test_lora_adapters_are_named_with_their_paths() -> None:
     line = words(lora={"law": "/lora/law", "poems": "/lora/poems"})
     begin = line.index("--lora-modules")

@@ -23,6 +23,7 @@ from ocr.errors import PageLooped
 from ocr.protocol import Page
 from tests.unit.worker.nvml_library import GIB, Card, NvmlLibrary
 from worker.engine_host import Bounded
+from worker.engine_process import socket_in
 from worker.engines.base import Delta, Loadable, Reader, Request, Result
 from worker.engines.vllm import VllmEngine
 from worker.engines.vllm_control import Patience
@@ -180,10 +181,6 @@ async def test_a_model_over_more_gpus_than_there_are_is_refused(site: Site) -> N
     assert large.gpu_count == 4
     error = await refusal(large)
     assert (error.code, error.message) == ("too_few_gpus", "it needs 4 GPUs, and this machine has 2")
-
-
-async def test_a_task_that_this_version_does_not_do_is_refused(site: Site) -> None:
-    assert (await refusal(site.engine(task="embedding"))).code == "task_unsupported"
 
 
 async def test_an_engine_that_does_not_run_is_asked_nothing(tmp_path: Path) -> None:
@@ -551,3 +548,16 @@ async def test_the_engines_death_ends_its_pages_as_its_chats(site: Site, page: P
     os.kill(json.loads(told.read_text())["pid"], signal.SIGKILL)
     with pytest.raises(EngineDied):
         await reading
+
+
+async def test_a_request_that_an_engine_has_not_heard_of_any_more_is_not_blamed_for_its_death(site: Site) -> None:
+    loaded = site.engine()
+    await loaded.start()
+    (directory,) = (site.home / "run" / "engines").iterdir()
+    socket_in(directory).unlink()
+    asked = asyncio.create_task(answer(loaded))
+    await asyncio.wait({asked}, timeout=0.05)
+    (told,) = site.home.glob("*.gpu")
+    os.kill(json.loads(told.read_text())["pid"], signal.SIGKILL)
+    with pytest.raises(EngineNotRunning):
+        await asked

@@ -1,6 +1,7 @@
 """The worker on a real broker, with engines that do what a test tells them."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator
 from datetime import timedelta
@@ -13,7 +14,8 @@ from broker.errors import EngineDied
 from broker.job import Job, NewJob
 from tests.conditions import eventually
 from tests.unit.worker.workers import LEASE, MODEL, Configure, ended, leased_to, serves, submitted, working
-from worker.engines.base import Chunk, Request, Result
+from worker.chunk_writer import LARGEST
+from worker.engines.base import Chunk, Delta, Request, Result
 from worker.worker import new_identity
 
 
@@ -37,6 +39,19 @@ class Held(Idle):
     async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         self.runs.set()
         await self.may_end.wait()
+        yield Result({"text": "done"})
+
+
+class CutOff(Idle):
+    """Its first run is cancelled by nobody who could be asked."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        self.runs += 1
+        if self.runs == 1:
+            raise asyncio.CancelledError
         yield Result({"text": "done"})
 
 
@@ -76,6 +91,13 @@ async def test_leases_are_renewed_while_an_engine_lets_nothing_else_run(
     async with working(configure(), Obstructive(mongod_uri, database.name)) as (broker, _):
         job = await ended(broker, await submitted(broker))
     assert (job.status, job.attempts, job.result) == ("completed", 1, {"renewed": True})
+
+
+async def test_a_worker_that_is_told_to_stop_as_it_starts_stops(configure: Configure) -> None:
+    """Its first questions to the database are under way then."""
+    for _ in range(3):
+        async with asyncio.timeout(20), working(configure(), Held()):
+            """It is drained at once."""
 
 
 async def test_leases_are_renewed_while_the_worker_drains(configure: Configure) -> None:
@@ -119,6 +141,28 @@ async def test_an_attempt_that_takes_too_long_is_retried_and_ends_as_a_timeout(c
     assert [error["code"] for error in job.errors] == ["attempt_timeout"] * 2
 
 
+class Verbose(Idle):
+    """Says so much at once."""
+
+    def __init__(self, characters: int) -> None:
+        self._characters = characters
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        yield Delta([{"index": 0, "delta": {"content": "first"}}])
+        yield Delta([{"index": 0, "delta": {"content": "x" * self._characters}}])
+        yield Result({"text": "done"})
+
+
+async def test_an_attempt_fails_whose_answer_cannot_be_stored_piece_by_piece(configure: Configure) -> None:
+    async with working(configure(max_retries=0), Verbose(LARGEST)) as (broker, _):
+        new = NewJob("chat", MODEL, "ann", {}, stream=True)
+        job = await ended(broker, await broker.queue.submit(new))
+        # What came before is there for who follows it.
+        [chunk] = await broker.database.chunks.find({"_id.job": job.id}).to_list()
+    assert (job.status, job.error and job.error["code"]) == ("failed", "bad_answer")
+    assert [json.loads(event)[0]["delta"]["content"] for event in chunk["events"]] == ["first"]
+
+
 class Counting(Idle):
     """Counts how often it runs."""
 
@@ -128,6 +172,12 @@ class Counting(Idle):
     async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         self.runs += 1
         yield Result({"run": self.runs, "attempt": request.attempt})
+
+
+async def test_an_attempt_that_is_cancelled_by_nobody_is_recorded_and_repeated(configure: Configure) -> None:
+    async with working(configure(), CutOff()) as (broker, _):
+        job = await ended(broker, await submitted(broker))
+    assert (job.status, [error["code"] for error in job.errors]) == ("completed", ["attempt_cut_off"])
 
 
 async def test_a_direct_lease_whose_notice_was_lost_is_found(configure: Configure) -> None:
