@@ -23,6 +23,7 @@ from broker.database import Database
 from broker.job import Job, NewJob, Status
 from broker.job_updates import from_now, literal
 from broker.reuse import YOUNG
+from broker.storable import unstorable
 from config import Settings
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class AnswerCache:
             "model": literal(job.model),
             "job": job.id,
             "bytes": len(json.dumps(result, ensure_ascii=False).encode()),
-            "tokens": (result.get("usage") or {}).get("total_tokens") or 0,
+            "tokens": _tokens(result),
             "used_at": "$$NOW",
             "expires_at": from_now(self._ttl(job.model)),
         }
@@ -175,6 +176,12 @@ class AnswerCache:
             )
             for model in sorted(found.keys() | counts.keys())
         ]
+
+
+def _tokens(result: Mapping[str, Any]) -> int:
+    """As its upstream counted them, who may count in any way."""
+    told = (result.get("usage") or {}).get("total_tokens")
+    return told if isinstance(told, int) and not unstorable(told) else 0
 
 
 def _key(subject: str, fingerprint: str) -> str:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, PyMongoError
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -17,8 +17,9 @@ Outcome = TypeVar("Outcome")
 class GroupCommit(Generic[Item, Outcome]):
     """``write`` takes up to ``most`` items and returns an outcome for each, in order.
 
-    An outcome that is an exception is raised where its item was put. What ``write`` itself raises befalls its whole
-    batch. ``lanes``: how many commands may be under way at once.
+    An outcome that is an exception is raised where its item was put. What the database has against a command befalls
+    its whole batch; after another error of ``write``, of a value that cannot be encoded say, each is written alone.
+    ``lanes``: how many commands may be under way at once.
     """
 
     def __init__(
@@ -50,18 +51,27 @@ class GroupCommit(Generic[Item, Outcome]):
         while self._waiting:
             batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             try:
-                outcomes = await self._write([item for item, _ in batch])
+                outcomes = await self._outcomes([item for item, _ in batch])
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise  # the event loop comes to its end
                 # By nobody: a timer of the driver's, say. Its callers, and all after them, would wait for ever.
                 outcomes = [AutoReconnect("the write was broken off")] * len(batch)
-            except Exception as error:  # noqa: BLE001 - raised again where each item was put
-                outcomes = [error] * len(batch)
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 _settle(future, outcome)
         # Here and not when the task is done: what is put in between would find no writer.
         self._busy -= 1
+
+    async def _outcomes(self, items: Sequence[Item]) -> Sequence[Outcome | Exception]:
+        try:
+            return await self._write(items)
+        except PyMongoError as error:
+            return [error] * len(items)
+        except Exception as error:  # noqa: BLE001 - raised again where each item was put
+            if len(items) == 1:
+                return [error]
+        # One of them cannot be written, and the others are not to suffer for it.
+        return [outcome for item in items for outcome in await self._outcomes([item])]
 
 
 def _settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:

@@ -1,4 +1,4 @@
-"""Results: small ones in the job document, large ones in a file that the fenced write refers to."""
+"""Results: small ones in the job document, others in a file that the fenced write refers to."""
 
 import json
 from collections.abc import Mapping
@@ -6,15 +6,17 @@ from typing import Any
 
 from broker.files import FileStore
 from broker.job import Job
+from broker.storable import unstorable
 
 # Far below MongoDB's 16 MB, so that a job document stays quick to read, claim and replicate.
 INLINE_LIMIT = 64 * 1024
 
 
 async def pack(files: FileStore, job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``JobQueue.complete`` writes: the result itself or, above INLINE_LIMIT bytes of JSON, its file's id."""
+    """What ``JobQueue.complete`` writes: the result itself or, where no document can hold it or it has more than
+    INLINE_LIMIT bytes of JSON, its file's id."""
     text = json.dumps(result, ensure_ascii=False).encode()
-    if len(text) <= INLINE_LIMIT:
+    if len(text) <= INLINE_LIMIT and not unstorable(result):
         return {"result": dict(result)}
     return {"result_file": (await files.put(job.id, text, "application/json")).id}
 

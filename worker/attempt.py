@@ -145,7 +145,10 @@ class Attempt:
         if isinstance(result, Failure):
             await (self._hand_back(result) if self._is_innocent(result) else self._fail(result))
             return
-        await self._complete(result)
+        try:
+            await self._complete(result)
+        except Exception as error:  # noqa: BLE001 - an answer that cannot be kept must not leave its job hanging
+            await self._fail(self._failure(error))
 
     async def _complete(self, outcome: Result) -> None:
         packed = await persist(lambda: pack(self._broker.files, self.job, outcome.value))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from broker.storable import unstorable
 from gateway.outbound.images import checked_url
 from gateway.payloads import BackendName, ModelName, Payload, Simulate, Text, TextPart, tag_of
 
@@ -17,6 +18,8 @@ from gateway.payloads import BackendName, ModelName, Payload, Simulate, Text, Te
 MAX_SCHEMA = 64 * 1024
 # How deep those may be nested.
 MAX_DEPTH = 30
+# Characters of a key of metadata.
+LONGEST_KEY = 64
 MAX_INPUTS = 2048
 MAX_PROMPTS = 64
 # Of all prompts of a request together.
@@ -77,7 +80,30 @@ def _small(value: object) -> object:
         raise PydanticCustomError("too_deep", "It is nested more than {most} levels deep", {"most": MAX_DEPTH})
     if len(json.dumps(value)) > MAX_SCHEMA:
         raise PydanticCustomError("too_long", "It is longer than {most} characters", {"most": MAX_SCHEMA})
+    if why := unstorable(value):
+        raise PydanticCustomError("unstorable", "It {why}", {"why": why})
     return value
+
+
+def _short_keys(metadata: dict[str, str]) -> dict[str, str]:
+    if any(len(key) > LONGEST_KEY for key in metadata):
+        raise PydanticCustomError("metadata", "A key has more than {most} characters", {"most": LONGEST_KEY})
+    if why := unstorable(metadata):
+        raise PydanticCustomError("unstorable", "It {why}", {"why": why})
+    return metadata
+
+
+def _of_tokens(bias: dict[str, float]) -> dict[str, float]:
+    if not all(key.isascii() and key.isdigit() and len(key) <= LONGEST_KEY for key in bias):
+        raise PydanticCustomError("logit_bias", "Its keys are the ids of tokens, in digits")
+    return bias
+
+
+# Keys are not checked by the schema, as OpenAPI 3.0 has no words for it.
+Metadata = Annotated[dict[str, Short], Field(max_length=16), AfterValidator(_short_keys)]
+LogitBias = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024), AfterValidator(_of_tokens)
+]
 
 
 JsonSchema = Annotated[dict[str, Any], BeforeValidator(_small)]
@@ -256,7 +282,7 @@ class Generation(Payload):
     seed: Seed | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    logit_bias: LogitBias | None = None
     user: Short | None = None
     """Taken for compatibility; who asks is told by the token, and `X-Client-ID` labels jobs."""
 
@@ -297,7 +323,7 @@ class ChatCompletionRequest(Generation):
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     store: bool | None = None
     """Taken for compatibility: every answer is kept with its job."""
-    metadata: Annotated[dict[str, Short], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: Short | None = None
     """Taken for compatibility: vLLM finds by itself what prompts have in common."""

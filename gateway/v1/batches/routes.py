@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Literal
 
 from bson import ObjectId
-from pydantic import AfterValidator, Field, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,18 +27,12 @@ from gateway.query import integer
 from gateway.submissions import SubmitOptions, submit_options
 from gateway.v1.batches.feeder import feeder_of
 from gateway.v1.batches.schemas import BatchFault, BatchFaults, BatchList, BatchObject, RequestCounts
+from gateway.v1.requests import Metadata
 
 # Bytes of a request, with its metadata.
 _LIMIT = 64 * 1024
 WINDOW = 24 * 3600.0
 """Seconds after which a batch expires."""
-
-
-def _short_keys(metadata: dict[str, str]) -> dict[str, str]:
-    # Not by the schema, as OpenAPI 3.0 has no words for it.
-    if any(len(key) > 64 for key in metadata):
-        raise PydanticCustomError("metadata", "A key has more than 64 characters")
-    return metadata
 
 
 class BatchRequest(Payload):
@@ -48,14 +41,7 @@ class BatchRequest(Payload):
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
     """Where each of its requests would be sent."""
     completion_window: Literal["24h"]
-    metadata: (
-        Annotated[
-            dict[str, Annotated[str, StringConstraints(max_length=512)]],
-            Field(max_length=16),
-            AfterValidator(_short_keys),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
 
 
 async def create(request: Request) -> Response:

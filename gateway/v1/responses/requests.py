@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, T
 from pydantic_core import PydanticCustomError
 
 from gateway.payloads import BackendName, ModelName, Payload, Simulate, Text, tag_of
-from gateway.v1.requests import MAX_SCHEMA, Count, JsonSchema, Short, ToolName
+from gateway.v1.requests import MAX_SCHEMA, Count, JsonSchema, Metadata, Short, ToolName
 
 # Of OpenAI's API; ``resp_`` and the id of a job.
 ResponseId = Annotated[str, StringConstraints(pattern=r"^resp_[0-9a-f]{24}$")]
@@ -219,7 +219,6 @@ class StreamOptions(Payload):
     """Taken for compatibility; nothing is obfuscated."""
 
 
-LONGEST_KEY = 64
 LOGPROBS = "message.output_text.logprobs"
 Include = Literal["message.output_text.logprobs", "message.input_image.image_url", "reasoning.encrypted_content"]
 
@@ -266,7 +265,7 @@ class ResponseRequest(Payload):
     """`message.output_text.logprobs` gives log probabilities. The others are taken for compatibility."""
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
-    metadata: Annotated[dict[str, Short], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     """Kept with the response. Keys have 64 characters at most."""
     truncation: Literal["disabled"] | None = None
     """A conversation that is too long for the model is refused, never shortened."""
@@ -284,10 +283,6 @@ class ResponseRequest(Payload):
     def _together(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("stream_options", "stream_options goes only with stream: true")
-        if any(len(key) > LONGEST_KEY for key in self.metadata or ()):
-            raise PydanticCustomError(
-                "metadata", "A key of metadata has {most} characters at most", {"most": LONGEST_KEY}
-            )
         if self.background and self.store is False:
             raise PydanticCustomError("store", "background goes only with a response that is stored")
         if self.top_logprobs and not self.wants_logprobs:

@@ -48,6 +48,27 @@ async def test_what_comes_while_a_command_is_under_way_goes_in_the_next_one() ->
     assert table.batches == [[1], [2, 3, 4], [5]]
 
 
+async def test_one_that_cannot_be_encoded_takes_no_other_with_it() -> None:
+    async def write(items: Sequence[int]) -> list[int]:
+        if 13 in items:
+            raise OverflowError("not this one")
+        return [item * 2 for item in items]
+
+    one, bad, other = await put(GroupCommit(write), 1, 13, 2)
+    assert (await one, await other) == (2, 4)
+    with pytest.raises(OverflowError, match="not this one"):
+        await bad
+
+
+async def test_a_command_that_fails_is_not_sent_again_in_parts() -> None:
+    table = Table()
+    table.fault = AutoReconnect("away")
+    table.let_go()
+    tasks = await put(GroupCommit(table.write), 1, 2)
+    assert [type(outcome) for outcome in await asyncio.gather(*tasks, return_exceptions=True)] == [AutoReconnect] * 2
+    assert table.batches == [[1, 2]]
+
+
 async def test_an_outcome_that_is_an_error_befalls_its_item_alone() -> None:
     table = Table()
     commit = GroupCommit(table.write)

@@ -202,7 +202,7 @@ def test_what_the_response_tells_of_its_request_is_kept_with_any_keys() -> None:
         ({"background": True, "store": False}, "", "stored"),
         ({"stream_options": {"include_obfuscation": False}}, "", "stream: true"),
         ({"previous_response_id": "resp_x"}, "previous_response_id", "pattern"),
-        ({"metadata": {"k" * 65: "v"}}, "", "64 characters"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata", "64 characters"),
         ({"conversation": "conv_1"}, "conversation", "Extra inputs"),
     ],
 )

@@ -73,6 +73,13 @@ def test_a_message_that_openais_sdk_has_read_can_be_sent_back() -> None:
 @pytest.mark.parametrize(
     ("given", "at"),
     [
+        ({"response_format": schema_format({"a\0b": 1})}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format({"maximum": 2**63})}, "response_format.json_schema.schema"),
+        ({"chat_template_kwargs": {"a": [{"\0": 1}]}}, "chat_template_kwargs"),
+        ({"logit_bias": {"1\0": 1}}, "logit_bias"),
+        ({"logit_bias": {"hello": 1}}, "logit_bias"),
+        ({"metadata": {"a\0": "b"}}, "metadata"),
+        ({"metadata": {"a" * 65: "b"}}, "metadata"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "hot"}, "temperature"),

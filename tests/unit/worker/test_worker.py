@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from pymongo import MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.errors import EngineDied
 from broker.job import Job, NewJob
+from broker.results import unpack
 from tests.conditions import eventually
 from tests.unit.worker.workers import LEASE, MODEL, Configure, ended, leased_to, serves, submitted, working
 from worker.chunk_writer import LARGEST
@@ -53,6 +55,16 @@ class CutOff(Idle):
         if self.runs == 1:
             raise asyncio.CancelledError
         yield Result({"text": "done"})
+
+
+class Unstorable(Idle):
+    """Answers with what no document of the database can hold."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        yield Result({"answer": self._answer})
 
 
 class Obstructive(Idle):
@@ -294,3 +306,29 @@ async def test_a_worker_says_what_memory_its_machine_has(configure: Configure) -
     assert known.host_memory > 0
     assert all(device.total >= device.free > 0 for device in known.devices)
     assert known.devices
+
+
+def nested(levels: int) -> Any:
+    value: Any = "deep"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "answer", [{"a\0b": 1}, 2**70, nested(150), nested(400)], ids=["NUL", "number", "deep", "deeper"]
+)
+async def test_an_answer_that_no_document_can_hold_is_kept_all_the_same(configure: Configure, answer: Any) -> None:
+    engine, settings = Unstorable(answer), configure(lease=300.0)
+    async with working(settings, engine) as (broker, _):
+        job = await ended(broker, await submitted(broker))
+        assert (job.status, job.attempts) == ("completed", 1)
+        assert await unpack(broker.files, job) == {"answer": answer}
+
+
+async def test_an_answer_that_cannot_be_kept_ends_its_job_at_once(configure: Configure) -> None:
+    engine, settings = Unstorable({1, 2}), configure(lease=300.0, max_retries=0)
+    async with working(settings, engine) as (broker, _):
+        job = await ended(broker, await submitted(broker))
+    assert job.error is not None
+    assert (job.status, job.error["code"]) == ("failed", "internal_error")
