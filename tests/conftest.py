@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,8 @@ shutil.rmtree(home)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run that a script has put in the background ignores Ctrl-C, as would all commands that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
     if workerinput is not None:
         config.stash[_HOME] = Path(workerinput["mongod_home"])

@@ -12,6 +12,9 @@ from typing import Self
 
 from tests.system import ROOT, System
 
+# Seconds in which a command shows what it should, or ends.
+PATIENCE = 60.0
+
 
 class OnTerminal:
     """``roundhouse COMMAND`` with a terminal for its standard streams. ``text``: what it has shown."""
@@ -46,18 +49,23 @@ class OnTerminal:
 
     async def shows(self, *pieces: str) -> None:
         """Returns when all of ``pieces`` have been shown."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not all(piece in self.text for piece in pieces):
-            readable, _, _ = await asyncio.to_thread(select.select, [self._master], [], [], deadline - time.monotonic())
+            readable = await asyncio.to_thread(self._readable, deadline)
             assert readable, f"{pieces} were not shown, but {self.text!r}"
             self._read()
 
     def ends(self) -> int:
         """Its status, once it has ended."""
+        deadline = time.monotonic() + PATIENCE
         with suppress(OSError):  # EIO: the other end is closed
-            while self._read():
+            while self._readable(deadline) and self._read():
                 """There may be more."""
-        return self.process.wait(30)
+        return self.process.wait(max(1.0, deadline - time.monotonic()))
+
+    def _readable(self, deadline: float) -> bool:
+        readable, _, _ = select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))
+        return bool(readable)
 
     def _read(self) -> bool:
         data = os.read(self._master, 65536)
