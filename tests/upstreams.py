@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.conditions import eventually
-from tests.system import free_port
+from tests.ports import free_port
 
 Fault = Literal["hang", "drop", "stall", "unfinished"]
 

@@ -11,7 +11,8 @@ from typing import Any
 from tests.benchmarks import upstream
 from tests.benchmarks.site import Site, module, process
 from tests.benchmarks.tiny_vllm import TINY, tiny_vllm
-from tests.system import System, free_port
+from tests.ports import free_port
+from tests.system import System
 
 CLIENTS = 10
 """Who ask, and how many answers an engine works on at once."""

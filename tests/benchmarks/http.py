@@ -22,7 +22,8 @@ from tests.benchmarks.rounds import compare as run_queues
 from tests.benchmarks.site import Site, headline, module, output, process, site
 from tests.benchmarks.tables import comparison, of_phase
 from tests.benchmarks.work import CLIENTS, Figures, Plan, heard, payload
-from tests.system import System, free_port
+from tests.ports import free_port
+from tests.system import System
 
 NAME, FLOOR = "Roundhouse, POST /api/chat?wait=30", "uvicorn alone, POST"
 MODEL = "simulator"

@@ -21,7 +21,7 @@ from tests.benchmarks.streamers import Asking, Told
 from tests.benchmarks.streaming_ways import AT_ONCE, LITELLM, STRAIGHT, SYSTEM, Way, litellm, roundhouse
 from tests.benchmarks.tables import spread, table
 from tests.benchmarks.tiny_vllm import TINY, tiny_vllm
-from tests.system import free_port
+from tests.ports import free_port
 
 # Tokens a second that the server of a set speed says to each, and that it says at once where only it is timed what is
 # in front of it.

@@ -14,7 +14,7 @@ import yaml
 from tests.benchmarks.front import Engine, system
 from tests.benchmarks.peers.environments import environment
 from tests.benchmarks.site import Site, process
-from tests.system import free_port
+from tests.ports import free_port
 
 STRAIGHT, SYSTEM, LITELLM = "straight", "through Roundhouse", "through LiteLLM"
 AT_ONCE = 20

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.system import end, free_port
+from tests.ports import free_port
+from tests.system import end
 
 TINY = "tiny"
 _MAKE = Path(__file__).parent.parent / "vllm" / "make_tiny_llama.py"

@@ -11,7 +11,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from tests.conditions import eventually
 from tests.contract.test_v1 import data_of
 from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
-from tests.system import free_port
+from tests.ports import free_port
 from tests.upstreams import Behaviour, Upstream, upstreams
 
 Database = AsyncDatabase[dict[str, Any]]

@@ -25,7 +25,7 @@ from roundhouse import (
 )
 from tests.conditions import eventually
 from tests.deployments import PASSWORD, Gateway, default_config, listening, make_settings, worker_on
-from tests.system import free_port
+from tests.ports import free_port
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "letter.pdf"
 

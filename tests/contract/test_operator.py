@@ -42,7 +42,7 @@ async def test_a_gateway_without_its_database_says_503_and_when_to_come_back(tmp
 
     from broker.broker import Broker
     from gateway.app import create_app
-    from tests.system import free_port
+    from tests.ports import free_port
 
     settings = make_settings(tmp_path, f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=300", "none")
     app = create_app(settings, await Broker.open(settings))

@@ -22,7 +22,8 @@ import yaml
 from broker.mongod import EmbeddedMongod
 from tests.crash.plan import Blow, Kind, Target
 from tests.deployments import environment
-from tests.system import ROOT, end, free_port
+from tests.ports import free_port
+from tests.system import ROOT, end
 
 _LOOK = 0.1
 # Seconds before a process that ended is started again.

@@ -17,7 +17,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.mongod import EmbeddedMongod
 from tests.deployments import default_config
-from tests.system import System, free_port, kill
+from tests.ports import free_port
+from tests.system import System, kill
 
 LETTER = Path(__file__).parents[2] / "samples" / "letter.pdf"
 

@@ -14,8 +14,9 @@ from pymongo.asynchronous.database import AsyncDatabase
 from broker.mongod import EmbeddedMongod
 from tests.conditions import eventually
 from tests.deployments import default_config
+from tests.ports import free_port
 from tests.receivers import Message, Receiver, Reply, receiver
-from tests.system import System, free_port
+from tests.system import System
 
 OUTBOUND = {"webhooks": True, "allow_private_hosts": ["127.0.0.1"]}
 

@@ -12,7 +12,8 @@ import psutil
 
 from tests.conditions import eventually
 from tests.deployments import default_config
-from tests.system import System, free_port
+from tests.ports import free_port
+from tests.system import System
 
 PATH = "/v1/chat/completions"
 DONE = b"data: [DONE]"

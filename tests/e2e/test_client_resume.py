@@ -12,7 +12,8 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from roundhouse import AsyncClient, Client, End, Piece, Text, Unreachable
 from tests.deployments import PASSWORD, default_config
-from tests.system import System, free_port
+from tests.ports import free_port
+from tests.system import System
 
 TOKENS = 150
 AS = {"username": "admin", "password": PASSWORD}

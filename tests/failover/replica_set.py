@@ -17,9 +17,9 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from broker.database import Database
 from broker.mongodpath import find_mongod
-from broker.mongodset import free_port
 from tests.conditions import eventually
 from tests.failover.network import CLIENTS, HOST, ROOT, Network
+from tests.ports import free_port
 
 NAME = "failover"
 

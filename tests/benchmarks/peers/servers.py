@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system import end, free_port
+from tests.ports import free_port
+from tests.system import end
 
 _POSTGRES_HOMES = Path("/usr/lib/postgresql")
 

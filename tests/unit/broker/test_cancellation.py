@@ -7,8 +7,8 @@ import pytest
 
 from broker.cancellation import cancel_all, together
 from broker.database import connect
-from broker.mongodset import free_port
 from tests.conditions import eventually
+from tests.ports import free_port
 
 
 async def test_a_cancelled_question_does_not_confuse_the_lock_of_the_driver() -> None:

@@ -13,7 +13,8 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from broker.mongodpath import find_mongod
-from tests.system import System, free_port
+from tests.ports import free_port
+from tests.system import System
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 ROOT_PASSWORD, PASSWORD = "of-root", "of-roundhouse"

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from broker.errors import EngineError, EngineInputError, EngineNotRunning, EngineUnavailable
 from config import OpenaiSettings, SimulatorSettings
 from tests.conditions import eventually
-from tests.system import free_port
+from tests.ports import free_port
 from worker.engines.base import Delta, Engine, Footprint, Loadable, Request, Result
 from worker.engines.openai import OpenaiEngine
 from worker.engines.simulator import LoadableSimulator, Simulator

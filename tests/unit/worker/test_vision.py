@@ -25,7 +25,7 @@ from ocr.instructions import Dialect, Instruction
 from ocr.page import Reading
 from ocr.protocol import Page
 from tests.conditions import eventually
-from tests.system import free_port
+from tests.ports import free_port
 from worker.engines.base import Chunk, Delta, Reader, Request, Result
 from worker.engines.openai import OpenaiEngine
 from worker.engines.upstream import _message_of

@@ -1,0 +1,43 @@
+"""Ports for the servers that a test starts by number."""
+
+import secrets
+import socket
+from pathlib import Path
+
+FIRST = 10_000
+# From here on the kernel takes ports for outgoing connections, and for servers that leave the choice to it.
+_EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nothing listens at, and that no other call is given while this process lives.
+
+    A port that was merely found free can be another test's a moment later, whose server then gets the requests of
+    both. So it is one that the kernel gives nobody, and a name in its abstract namespace (unix(7)) marks it as given:
+    that ends with the process, however it ends.
+    """
+    while True:
+        port = FIRST + secrets.randbelow(_EPHEMERAL - FIRST)
+        if _nothing_listens(port) and _marked(port):
+            return port
+
+
+def _nothing_listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _marked(port: int) -> bool:
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0roundhouse-tests-port-{port}")
+    except OSError:
+        mark.close()
+        return False
+    mark.detach()  # for good
+    return True
