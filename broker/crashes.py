@@ -15,7 +15,8 @@ STACK_LIMIT = 16_000
 
 def stack_of(error: BaseException) -> str:
     """The traceback of ``error`` and of what caused it; of a long one the end, where it broke."""
-    return "".join(traceback.format_exception(error))[-STACK_LIMIT:]
+    told = "".join(traceback.format_exception(error))[-STACK_LIMIT:]
+    return told.encode(errors="backslashreplace").decode()
 
 
 class CrashLog:

@@ -12,6 +12,8 @@ from config.errors import JSON
 from gateway.problems import Problem
 
 Model = TypeVar("Model", bound=BaseModel)
+# Of a body that are told.
+MOST_FAULTS = 100
 
 
 def too_large(limit: int) -> Problem:
@@ -71,7 +73,7 @@ def invalid_request(faults: list[dict[str, str]]) -> Problem:
     first = faults[0]
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     where = f"{first['loc']}: " if first["loc"] else ""
-    errors: JSON = faults
+    errors: JSON = faults[:MOST_FAULTS]
     return Problem("invalid_request", f"{where}{first['msg']}{more}.", errors=errors)
 
 

@@ -19,6 +19,8 @@ from gateway.documents import page_ranges
 
 MAX_TEXT = 1_000_000
 """Characters of one text."""
+MAX_KEYS = 1024
+"""Of an object."""
 
 # What Tesseract calls a language (eng, chi_sim, script/Latin without its slash). It becomes part of a command line.
 Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,10}(_[A-Za-z0-9]{2,10}){0,3}$")]
@@ -34,12 +36,24 @@ PagesText = Annotated[
 ]
 
 
+def few_keys(given: object) -> object:
+    """Of a million keys that are wrong each would be told, and take a kilobyte."""
+    if isinstance(given, dict) and len(given) > MAX_KEYS:
+        raise PydanticCustomError("too_many_keys", "It has more than {most} keys", {"most": MAX_KEYS})
+    return given
+
+
 class Payload(BaseModel):
     """No unknown keys, as a misspelt one would be ignored without a word, and no guessing of types."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_flooded(cls, given: object) -> object:
+        return few_keys(given)
 
 
 def tag_of(value: object) -> str | None:
@@ -97,7 +111,9 @@ def _as_parts(value: object) -> object:
 
 class OcrMessage(Payload):
     role: Literal["system", "developer", "user"]
-    content: Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]
+    content: Annotated[
+        list[Part], Field(fail_fast=True), BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])
+    ]
 
 
 def _as_languages(value: object) -> object:
@@ -247,7 +263,9 @@ class Simulate(Payload):
 
 class ChatMessage(Payload):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
+    content: Annotated[
+        list[TextPart], Field(fail_fast=True), BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
+    ]
 
     @property
     def text(self) -> str:

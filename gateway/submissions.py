@@ -258,6 +258,8 @@ async def _read_form(request: Request, max_upload: int, resolution: Resolution |
         form = await parser.parse()
     except MultiPartException as error:
         raise Problem("invalid_multipart", f"The form cannot be read: {error.message}") from error
+    except UnicodeError as error:
+        raise Problem("invalid_multipart", f"The form cannot be read: {error}.") from error
     finally:
         await stream.aclose()
     try:

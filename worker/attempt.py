@@ -15,6 +15,7 @@ from broker.job import Failure, Job
 from broker.payloads import unstow
 from broker.results import pack
 from config.errors import RoundhouseError
+from ocr.plain_text import well_formed
 from worker.chunk_writer import ChunkWriter
 from worker.document_attempt import DocumentAttempt, Paused
 from worker.engines.base import Engine, Remote, Request, Result
@@ -105,7 +106,7 @@ class Attempt:
             return _failure(error)
         # Whatever an engine raises that it should not: the job must not hang on our bug.
         log.error("job %s: an unexpected error", self.job.id, exc_info=error)
-        return Failure("internal_error", f"{type(error).__name__}: {error}", stack=stack_of(error))
+        return Failure("internal_error", well_formed(f"{type(error).__name__}: {error}"), stack=stack_of(error))
 
     async def _execute(self) -> Result | Paused:
         async with self._isolation.visit(alone=self.job.suspect) as visit:
@@ -205,7 +206,7 @@ def _failure(error: RoundhouseError) -> Failure:
     permanent = bool(getattr(error, "permanent", False)) or isinstance(error, FileMissing)
     return Failure(
         error.code,
-        error.message,
+        well_formed(error.message),
         permanent=permanent,
         timeout=isinstance(error, AttemptTimeout),
         details={"details": dict(error.details)} if error.details else {},

@@ -158,6 +158,10 @@ class Worker:
         except PyMongoError as error:
             log.warning("no heartbeat: %s", error)
             return False
+        except Exception:
+            # Ended for good by what cannot be stored, the worker would be taken for dead as long as it lives.
+            log.exception("no heartbeat")
+            return False
         return True
 
     async def _turn_away(self) -> None:

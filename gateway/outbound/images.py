@@ -113,17 +113,22 @@ async def fetch(outbound: Outbound, address: str, most: int) -> bytes:
         try:
             url = outbound.guard.check(str(url.join(answer.headers["location"])))
         except httpx.InvalidURL as error:
-            raise ExchangeFailed(f"{url.host} leads to what is no URL.") from error
+            raise ExchangeFailed(f"{_host(url)} leads to what is no URL.") from error
     raise ExchangeFailed(f"{address[:200]} leads on more than {REDIRECTS} times.")
+
+
+def _host(url: httpx.URL) -> str:
+    """As it was asked: httpx's own ``host`` fails for a name that is no good IDNA."""
+    return url.raw_host.decode("ascii")
 
 
 def _image(url: httpx.URL, answer: Answer, most: int) -> bytes:
     if answer.status != 200:
-        raise ExchangeFailed(f"The image could not be fetched: {url.host} answered {answer.status}.")
+        raise ExchangeFailed(f"The image could not be fetched: {_host(url)} answered {answer.status}.")
     if not answer.whole:
-        raise ExchangeFailed(f"The image at {url.host}, with those before it, is longer than {most} bytes.")
+        raise ExchangeFailed(f"The image at {_host(url)}, with those before it, is longer than {most} bytes.")
     if image_type(answer.body[:_HEAD]) is None:
-        raise ExchangeFailed(f"What {url.host} sent is no PNG, JPEG, WebP or GIF.")
+        raise ExchangeFailed(f"What {_host(url)} sent is no PNG, JPEG, WebP or GIF.")
     return answer.body
 
 

@@ -4,22 +4,15 @@ Anything else is refused by name, as some of vLLM's own parameters end its engin
 without a word. The body that passes goes to the engine as it came, but for what is about the answer's way back.
 """
 
-import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from broker.storable import unstorable
 from gateway.outbound.images import checked_url
 from gateway.payloads import BackendName, ModelName, Payload, Simulate, Text, TextPart, tag_of
+from gateway.v1.objects import MAX_SCHEMA, JsonSchema, LogitBias, Metadata, Short, small
 
-# What a whole tools list, a schema of an answer, or the arguments for a template may take, in characters of JSON.
-MAX_SCHEMA = 64 * 1024
-# How deep those may be nested.
-MAX_DEPTH = 30
-# Characters of a key of metadata.
-LONGEST_KEY = 64
 MAX_INPUTS = 2048
 MAX_PROMPTS = 64
 # Of all prompts of a request together.
@@ -48,7 +41,8 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 TokenId = Annotated[int, Field(ge=0, le=2**31)]
-Tokens = Annotated[list[TokenId], Field(min_length=1, max_length=1_000_000)]
+# Of a million faults the first is told: each takes a kilobyte.
+Tokens = Annotated[list[TokenId], Field(min_length=1, max_length=1_000_000, fail_fast=True)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Stops = Annotated[
     Annotated[Stop, Tag("<text>")] | Annotated[Annotated[list[Stop], Field(max_length=16)], Tag("<texts>")],
@@ -59,54 +53,6 @@ Stops = Annotated[
     ),
 ]
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
-Short = Annotated[str, StringConstraints(max_length=512)]
-
-
-def _depth(value: object) -> int:
-    deepest, level = 0, [value]
-    while level:
-        deepest += 1
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return deepest
-
-
-def _small(value: object) -> object:
-    if _depth(value) > MAX_DEPTH:
-        raise PydanticCustomError("too_deep", "It is nested more than {most} levels deep", {"most": MAX_DEPTH})
-    if len(json.dumps(value)) > MAX_SCHEMA:
-        raise PydanticCustomError("too_long", "It is longer than {most} characters", {"most": MAX_SCHEMA})
-    if why := unstorable(value):
-        raise PydanticCustomError("unstorable", "It {why}", {"why": why})
-    return value
-
-
-def _short_keys(metadata: dict[str, str]) -> dict[str, str]:
-    if any(len(key) > LONGEST_KEY for key in metadata):
-        raise PydanticCustomError("metadata", "A key has more than {most} characters", {"most": LONGEST_KEY})
-    if why := unstorable(metadata):
-        raise PydanticCustomError("unstorable", "It {why}", {"why": why})
-    return metadata
-
-
-def _of_tokens(bias: dict[str, float]) -> dict[str, float]:
-    if not all(key.isascii() and key.isdigit() and len(key) <= LONGEST_KEY for key in bias):
-        raise PydanticCustomError("logit_bias", "Its keys are the ids of tokens, in digits")
-    return bias
-
-
-# Keys are not checked by the schema, as OpenAPI 3.0 has no words for it.
-Metadata = Annotated[dict[str, Short], Field(max_length=16), AfterValidator(_short_keys)]
-LogitBias = Annotated[
-    dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024), AfterValidator(_of_tokens)
-]
-
-
-JsonSchema = Annotated[dict[str, Any], BeforeValidator(_small)]
 
 
 def _image(url: str) -> str:
@@ -144,13 +90,13 @@ AssistantPart = Annotated[
 
 class SystemMessage(Payload):
     role: Literal["system", "developer"]
-    content: Text | list[TextPart]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True)]
     name: Short | None = None
 
 
 class UserMessage(Payload):
     role: Literal["user"]
-    content: Text | list[UserPart]
+    content: Text | Annotated[list[UserPart], Field(fail_fast=True)]
     name: Short | None = None
 
 
@@ -173,7 +119,7 @@ class ToolCall(Payload):
 
 class AssistantMessage(Payload):
     role: Literal["assistant"]
-    content: Text | list[AssistantPart] | None = None
+    content: Text | Annotated[list[AssistantPart], Field(fail_fast=True)] | None = None
     name: Short | None = None
     refusal: Text | None = None
     reasoning: Text | None = None
@@ -188,7 +134,7 @@ class AssistantMessage(Payload):
 
 class ToolMessage(Payload):
     role: Literal["tool"]
-    content: Text | list[TextPart]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True)]
     tool_call_id: Short
     name: Short | None = None
 
@@ -342,7 +288,7 @@ class ChatCompletionRequest(Generation):
         if self.tool_choice not in (None, "none") and not self.tools:
             raise PydanticCustomError("tool_choice", "tool_choice goes only with tools")
         if self.tools:
-            _small([tool.model_dump(mode="json", by_alias=True) for tool in self.tools])
+            small([tool.model_dump(mode="json", by_alias=True) for tool in self.tools])
         return self
 
 

@@ -65,8 +65,11 @@ async def ws_jobs(websocket: WebSocket) -> None:
 def check_origin(headers: Headers, allowed: Sequence[str]) -> None:
     """Raises Problem ``origin_not_allowed`` for a page of another site. What is no browser sends no Origin."""
     origin = headers.get("origin")
-    if origin is None or origin in allowed or urlsplit(origin).netloc.lower() == headers.get("host", "").lower():
+    if origin is None or origin in allowed:
         return
+    with suppress(ValueError):  # it is no URL
+        if urlsplit(origin).netloc.lower() == headers.get("host", "").lower():
+            return
     raise Problem("origin_not_allowed", f"Pages of {origin[:200]!r} may not connect; see server.origins.")
 
 

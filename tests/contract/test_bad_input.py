@@ -47,6 +47,12 @@ async def test_a_body_that_is_no_document_is_refused(
     assert problem_of(response) == expected
 
 
+async def test_a_form_in_a_character_set_that_is_none_is_refused(gateway: Gateway) -> None:
+    content = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\ntesseract\r\n--b--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b; charset=undefined"}
+    assert problem_of(await gateway.http.post("/api/ocr", content=content, headers=headers))[0] == 400
+
+
 async def test_a_form_without_a_file_is_refused(gateway: Gateway) -> None:
     response = await gateway.http.post("/api/ocr", files={"model": (None, "tesseract")})
     assert problem_of(response) == (400, "no_file")

@@ -198,6 +198,14 @@ async def test_a_file_with_too_many_lines_fails(gateway: Gateway, monkeypatch: p
     assert errors_of(found) == [(None, "too_many_lines")]
 
 
+async def test_what_a_fault_quotes_is_cut(gateway: Gateway) -> None:
+    """All of them go into one document, which must not become too large for the database."""
+    content = jsonl([line(0) | {"url": "u" * 5_000_000}, *(line(n) | {"k" * 5_000_000: 1} for n in (1, 2, 3))])
+    found = await ended(gateway, await submit(gateway, content))
+    assert errors_of(found) == [(1, "mismatched_url"), *((number, "invalid_line") for number in (2, 3, 4))]
+    assert max(len(fault["message"] + (fault["param"] or "")) for fault in found["errors"]["data"]) <= 2000
+
+
 async def test_of_many_faults_the_first_hundred_are_told(gateway: Gateway) -> None:
     found = await ended(gateway, await submit(gateway, b"x\n" * 300))
     assert errors_of(found) == [(number, "invalid_json_line") for number in range(1, 101)]

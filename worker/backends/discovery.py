@@ -51,7 +51,7 @@ class Discovery:
             self._in_vain(backend)
         else:
             self._vain[backend.name] = 0
-            backend.listed = frozenset(name for name in listed if 1 <= len(name) <= LONGEST_NAME)
+            backend.listed = frozenset(name for name in listed if 1 <= len(name) <= LONGEST_NAME and name.isprintable())
 
     def _in_vain(self, backend: Backend) -> None:
         self._vain[backend.name] += 1

@@ -84,7 +84,8 @@ class Server:
             access = self._access
             self._session = aiohttp.ClientSession(
                 connector=self._connector(),
-                headers={"User-Agent": "roundhouse", **access.headers},
+                # Not packed: a small answer could unpack to a large one.
+                headers={"User-Agent": "roundhouse", "Accept-Encoding": "identity", **access.headers},
                 timeout=aiohttp.ClientTimeout(connect=access.connect, sock_read=access.silence),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

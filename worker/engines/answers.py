@@ -8,13 +8,12 @@ from typing import Any, Protocol
 
 from broker.errors import EngineError
 from ocr.plain_text import well_formed
+from worker.engines.incoming import TEXTS
 
 Choice = dict[str, Any]
 
 # What vLLM gives as the reason of an answer that it has broken off.
 _BROKEN_OFF = frozenset({"abort", "error"})
-# Texts of a chat's message that come in pieces. vLLM says reasoning, others reasoning_content.
-_TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 # What belongs to a choice besides its text; vLLM tells the stop string that it has met.
 _ASIDE = ("logprobs", "stop_reason")
 
@@ -77,7 +76,7 @@ class Chat:
 
     def piece(self, choice: Mapping[str, Any], *, first: bool) -> Choice:
         given, logprobs = choice.get("delta") or {}, choice.get("logprobs")
-        delta = {key: given[key] for key in (*_TEXTS, "tool_calls") if given.get(key)}
+        delta = {key: given[key] for key in (*TEXTS, "tool_calls") if given.get(key)}
         if not delta and not logprobs:
             return {}
         # Whose message it is comes with its first piece, and not alone.
@@ -98,7 +97,7 @@ class Chat:
         given = whole.get("message", {})
         calls = [given["tool_calls"][index] for index in sorted(given.get("tool_calls", {}))]
         message: dict[str, Any] = {"role": "assistant", "content": None if calls else ""}
-        message |= {key: well_formed("".join(given[key])) for key in _TEXTS if key in given}
+        message |= {key: well_formed("".join(given[key])) for key in TEXTS if key in given}
         if calls:
             message["tool_calls"] = [_whole_call(call) for call in calls]
         return {"index": whole["index"], "message": message, **_aside(whole)}

@@ -2,15 +2,19 @@
 
 import base64
 import json
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
 
 from broker.errors import EngineError
+from worker.engines.incoming import no_number, usage_of
 
 
 def packed(vector: Sequence[float]) -> str:
-    """Raises struct.error, OverflowError for what is no float32."""
+    """Raises struct.error, OverflowError, ValueError for what is no float32."""
+    if not all(map(math.isfinite, vector)):
+        raise ValueError("A vector is not finite.")
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
@@ -20,14 +24,13 @@ def vectors(body: bytes, count: int) -> dict[str, Any]:
     Raises EngineError ``bad_answer`` for what is no such answer.
     """
     try:
-        answer = json.loads(body)
+        # One function call for each of a million numbers would take longer than all the rest.
+        answer = json.loads(body, parse_constant=no_number)
         found = {entry["index"]: packed(entry["embedding"]) for entry in answer["data"]}
         ordered = [found[index] for index in range(count)]
-    except (ValueError, TypeError, KeyError, struct.error, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, struct.error, OverflowError, RecursionError) as error:
         raise EngineError(f"The upstream's answer holds no {count} embeddings.", code="bad_answer") from error
-    usage = answer.get("usage")
-    if not isinstance(usage, dict):
-        return {"embeddings": ordered}
+    usage = usage_of(answer.get("usage")) or {}
     # vLLM counts here as for chats; there is nothing that was generated.
-    counts = {key: usage[key] for key in ("prompt_tokens", "total_tokens") if isinstance(usage.get(key), int)}
+    counts = {key: usage[key] for key in ("prompt_tokens", "total_tokens") if key in usage}
     return {"embeddings": ordered, **({"usage": counts} if len(counts) == 2 else {})}

@@ -21,6 +21,7 @@ from worker.engines.answers import KINDS, Answer
 from worker.engines.base import Chunk, Delta, Result
 from worker.engines.dialects import Body, Tidier, refused_key, without
 from worker.engines.embeddings import vectors
+from worker.engines.incoming import checked, json_of
 from worker.engines.server_events import ServerEvents
 
 # Our own keys in a payload that no upstream knows.
@@ -29,6 +30,10 @@ OURS = frozenset({"simulate", "adapter", "upstream_model", "modelKey"})
 _END = 0.05
 # Bytes of a list of models; the longest that is known has some hundreds of kilobytes.
 _LONGEST_LIST = 4 * 2**20
+# Bytes of what is told of an error, of all pieces of an answer, and of the vectors for 2,048 texts.
+_LONGEST_ERROR = 64 * 2**10
+_LONGEST_ANSWER = 256 * 2**20
+_LONGEST_VECTORS = 512 * 2**20
 _INPUT_STATUSES = frozenset({400, 404, 405, 413, 415, 422})
 _PATHS = {"chat": "chat/completions", "completion": "completions"}
 
@@ -76,10 +81,13 @@ class Upstream:
             self._server.exchange("POST", _PATHS[task], _encoded(body)) as response,
             aclosing(self._events(response)) as events,
         ):
+            room = _LONGEST_ANSWER
             async for data in events:
                 if data == "[DONE]":
                     await _read_on(response)
                     break
+                if (room := room - len(data)) < 0:
+                    raise _too_long(_LONGEST_ANSWER)
                 if news := answer.add(tidier.tidy(_chunk(data))):
                     yield Delta(news)
         yield Result(answer.result())
@@ -99,7 +107,7 @@ class Upstream:
         body = self._body(model, payload) | {"encoding_format": "float"}
         async with self._server.exchange("POST", "embeddings", _encoded(body)) as response:
             await self._check(response)
-            content = await response.read()
+            content = await _read(response, _LONGEST_VECTORS)
         self.heard = monotonic()
         # There may be a hundred megabytes of numbers, and other answers do not wait for them.
         return await asyncio.to_thread(vectors, content, len(payload["input"]))
@@ -108,14 +116,10 @@ class Upstream:
         """The names that the server itself lists. Raises as ``run``."""
         async with self._server.exchange("GET", "models") as response:
             await self._check(response)
-            body = b""
-            async for piece in response.content.iter_any():
-                body += piece
-                if len(body) > _LONGEST_LIST:
-                    raise EngineError(f"{self._server.title} lists more models than can be read.", code="bad_answer")
+            body = await _read(response, _LONGEST_LIST)
         try:
             # Gemini's names begin so, and it takes them without.
-            return [str(entry["id"]).removeprefix("models/") for entry in json.loads(body)["data"]]
+            return [well_formed(str(entry["id"])).removeprefix("models/") for entry in json_of(body)["data"]]
         except (ValueError, TypeError, KeyError) as error:
             raise EngineError(f"{self._server.title} answers no list of models.", code="bad_answer") from error
 
@@ -126,7 +130,8 @@ class Upstream:
         status = response.status
         if 200 <= status < 300:
             return
-        message = _error_message(await response.read()) or response.reason
+        head = await _head(response, _LONGEST_ERROR)
+        message = _error_message(head) or well_formed(response.reason or "")
         told = f"{self._server.title} answered {status}: {message}"
         if status in _INPUT_STATUSES:
             raise EngineInputError(told, status=status)
@@ -147,13 +152,35 @@ async def _read_on(response: ClientResponse) -> None:
                 """Nothing is said after the end."""
 
 
+def _too_long(most: int) -> EngineError:
+    return EngineError(f"The upstream's answer has more than {most:,} bytes.", code="bad_answer")
+
+
+async def _head(response: ClientResponse, most: int) -> bytes:
+    """The first ``most`` bytes of the body and some more, or all of it."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > most:
+            break
+    return bytes(body)
+
+
+async def _read(response: ClientResponse, most: int) -> bytes:
+    """The body. Raises EngineError ``bad_answer`` where it has more than ``most`` bytes."""
+    body = await _head(response, most)
+    if len(body) > most:
+        raise _too_long(most)
+    return body
+
+
 def _chunk(data: str) -> Mapping[str, Any]:
     try:
-        chunk = json.loads(data)
+        chunk = json_of(data)
     except ValueError:
-        raise EngineError(f"The upstream sent what is no JSON: {data[:200]!r}.") from None
+        raise EngineError(f"The upstream sent what is no JSON: {data[:200]!r}.", code="bad_answer") from None
     if not isinstance(chunk, dict):
-        raise EngineError(f"The upstream sent what is no chunk: {data[:200]!r}.")
+        raise EngineError(f"The upstream sent what is no chunk: {data[:200]!r}.", code="bad_answer")
     if "error" in chunk:
         told = f"The upstream failed in mid-stream: {_message_of(chunk)}"
         status = chunk["error"].get("code") if isinstance(chunk["error"], dict) else None
@@ -161,12 +188,12 @@ def _chunk(data: str) -> Mapping[str, Any]:
             # vLLM reads a schema only when the status was sent: what it refuses then, it tells so.
             raise EngineInputError(told, status=status)
         raise EngineError(told)
-    return chunk
+    return checked(chunk)
 
 
 def _error_message(body: bytes) -> str:
     try:
-        return _message_of(json.loads(body))
+        return _message_of(json_of(body))
     except ValueError:
         return body[:500].decode(errors="replace")
 

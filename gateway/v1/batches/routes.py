@@ -27,7 +27,7 @@ from gateway.query import integer
 from gateway.submissions import SubmitOptions, submit_options
 from gateway.v1.batches.feeder import feeder_of
 from gateway.v1.batches.schemas import BatchFault, BatchFaults, BatchList, BatchObject, RequestCounts
-from gateway.v1.requests import Metadata
+from gateway.v1.objects import Metadata
 
 # Bytes of a request, with its metadata.
 _LIMIT = 64 * 1024

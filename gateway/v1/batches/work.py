@@ -26,6 +26,8 @@ LIMIT = 200 * 2**20
 MOST_LINES = 50_000
 # Faults that are told of a file, which may have one in each line.
 MOST_FAULTS = 100
+# Characters of what is told of each.
+_LONGEST_TOLD = 1000
 # Lines that are worked on without letting anybody else act: a millisecond or so.
 AT_A_STRETCH = 8
 
@@ -149,4 +151,6 @@ class Check:
             return LineError(error.code, error.message, "body.model")
 
     def _note(self, error: LineError, line: int | None) -> None:
-        self.faults.append(Fault(error.code, error.message, line, error.param))
+        # Both may quote the client, and all faults together have to go into one document.
+        param = error.param and error.param[:_LONGEST_TOLD]
+        self.faults.append(Fault(error.code, error.message[:_LONGEST_TOLD], line, param))

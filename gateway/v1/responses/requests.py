@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, T
 from pydantic_core import PydanticCustomError
 
 from gateway.payloads import BackendName, ModelName, Payload, Simulate, Text, tag_of
-from gateway.v1.requests import MAX_SCHEMA, Count, JsonSchema, Metadata, Short, ToolName
+from gateway.v1.objects import MAX_SCHEMA, JsonSchema, Metadata, Short
+from gateway.v1.requests import Count, ToolName
 
 # Of OpenAI's API; ``resp_`` and the id of a job.
 ResponseId = Annotated[str, StringConstraints(pattern=r"^resp_[0-9a-f]{24}$")]
@@ -72,7 +73,9 @@ OutputPart = Annotated[
 class InputMessage(Payload):
     type: Literal["message"] = "message"
     role: Literal["user", "system", "developer"]
-    content: Annotated[list[InputPart], BeforeValidator(_as_input, json_schema_input_type=str | list[InputPart])]
+    content: Annotated[
+        list[InputPart], Field(fail_fast=True), BeforeValidator(_as_input, json_schema_input_type=str | list[InputPart])
+    ]
     id: Short | None = None
     status: ItemStatus | None = None
     phase: Literal["commentary", "final_answer"] | None = None
@@ -87,7 +90,11 @@ class InputMessage(Payload):
 class OutputMessage(Payload):
     type: Literal["message"] = "message"
     role: Literal["assistant"]
-    content: Annotated[list[OutputPart], BeforeValidator(_as_output, json_schema_input_type=str | list[OutputPart])]
+    content: Annotated[
+        list[OutputPart],
+        Field(fail_fast=True),
+        BeforeValidator(_as_output, json_schema_input_type=str | list[OutputPart]),
+    ]
     id: Short | None = None
     status: ItemStatus | None = None
     phase: Literal["commentary", "final_answer"] | None = None
@@ -108,7 +115,9 @@ class FunctionCallItem(Payload):
 class FunctionCallOutput(Payload):
     type: Literal["function_call_output"]
     call_id: Short
-    output: Annotated[list[InputText], BeforeValidator(_as_input, json_schema_input_type=str | list[InputText])]
+    output: Annotated[
+        list[InputText], Field(fail_fast=True), BeforeValidator(_as_input, json_schema_input_type=str | list[InputText])
+    ]
     id: Short | None = None
     status: ItemStatus | None = None
     caller: None = None

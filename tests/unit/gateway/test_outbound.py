@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from config.outbound import OutboundSettings
-from gateway.outbound.guard import ExchangeFailed, Guard, Outbound, SystemResolver, UrlRefused
+from gateway.outbound.guard import Answer, ExchangeFailed, Guard, Outbound, SystemResolver, UrlRefused
+from gateway.outbound.images import fetch
 from tests.receivers import Message, Receiver, Reply, receiver
 
 PUBLIC = ["93.184.216.34"]
@@ -348,3 +349,15 @@ async def _make_certificate(key: Path, certificate: Path) -> None:
         stderr=asyncio.subprocess.DEVNULL,
     )
     assert await made.wait() == 0
+
+
+async def test_a_name_that_is_no_good_idna_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may resolve all the same; httpx decodes it only when it is asked for the host."""
+
+    async def nothing(*_: Any, **__: Any) -> Answer:
+        return Answer(404, {}, b"", True)
+
+    outbound = Outbound(guard(), 4)
+    monkeypatch.setattr(outbound, "exchange", nothing)
+    with pytest.raises(ExchangeFailed, match=r"xn--a\.example\.com answered 404"):
+        await fetch(outbound, "http://xn--a.example.com/a.png", 1000)

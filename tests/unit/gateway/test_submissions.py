@@ -245,13 +245,15 @@ async def test_a_form_that_breaks_off_is_refused() -> None:
 
 
 async def test_each_fault_is_named_by_its_path_in_the_body() -> None:
-    body = messages(image(data_url(PNG)) | {"detail": "high"}, {"type": "audio"}, {"type": "text"})
+    """Of the parts of a message the first one that is wrong."""
+    parts = (image(data_url(PNG)) | {"detail": "high"}, {"type": "audio"}, {"type": "text"})
+    body = {"messages": [{"role": "user", "content": [part, {}]} for part in parts]}
     with pytest.raises(Problem) as caught:
         await read_ocr(json_request(body | {"option": {}}), MB)
     assert caught.value.details["errors"] == [
         {"loc": "messages.0.content.0.detail", "msg": "Extra inputs are not permitted"},
-        {"loc": "messages.0.content.1", "msg": "A part needs the type text, image_url or file"},
-        {"loc": "messages.0.content.2.text", "msg": "Field required"},
+        {"loc": "messages.1.content.0", "msg": "A part needs the type text, image_url or file"},
+        {"loc": "messages.2.content.0.text", "msg": "Field required"},
         {"loc": "option", "msg": "Extra inputs are not permitted"},
     ]
     assert caught.value.message.startswith("messages.0.content.0.detail: ")

@@ -109,6 +109,34 @@ def test_anything_else_is_refused_by_name(given: dict[str, Any], at: str) -> Non
     assert fault["loc"].startswith(at)  # type: ignore[index,union-attr,call-overload]
 
 
+MANY = 5_000
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"stop_token_ids": [-1] * MANY},
+        {"messages": [{"role": "user", "content": [0] * MANY}]},
+        {"messages": [{"role": "assistant", "content": [0] * MANY}]},
+        {"messages": [MESSAGES[0] | {f"k{n}": 1 for n in range(MANY)}]},
+        {"logit_bias": {str(n): "x" for n in range(MANY)}},
+        {"metadata": {str(n): 1 for n in range(MANY)}},
+        {f"k{n}": 1 for n in range(MANY)},
+    ],
+)
+def test_of_a_flood_of_faults_few_are_told(given: dict[str, Any]) -> None:
+    """Each would take some microseconds of the gateway's only thread, and a kilobyte."""
+    with pytest.raises(Problem) as refused:
+        chat(**given)
+    assert len(refused.value.details["errors"]) <= 2  # type: ignore[arg-type]
+
+
+def test_of_a_prompts_tokens_the_first_fault_is_told() -> None:
+    with pytest.raises(Problem) as refused:
+        completion(prompt=[-1] * MANY)
+    assert len(refused.value.details["errors"]) == 1  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -101,7 +101,14 @@ def test_pages_of_other_sites_are_turned_away() -> None:
     check_origin(Headers({"host": "roundhouse.example"}), [])
     check_origin(headers("https://roundhouse.example:8080"), [])
     check_origin(headers("https://app.example"), ["https://app.example"])
-    for origin in ("https://roundhouse.example", "https://evil.example", "null", "", "https://app.example.evil"):
+    for origin in (
+        "https://roundhouse.example",
+        "https://evil.example",
+        "null",
+        "",
+        "http://[",
+        "https://app.example.evil",
+    ):
         with pytest.raises(Problem) as caught:
             check_origin(headers(origin), ["https://app.example"])
         assert caught.value.code == "origin_not_allowed"

@@ -1,14 +1,16 @@
 """What becomes of requests to servers that break the rules of HTTP, or of the network."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from broker.errors import EngineError, UpstreamTimeout, UpstreamUnreachable
+from broker.errors import EngineError, UpstreamBusy, UpstreamTimeout, UpstreamUnreachable
 from worker.engines.access import Access, Server
+from worker.engines.upstream import Upstream
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -102,3 +104,22 @@ async def test_certificates_that_cannot_be_read_are_named(tmp_path: Path, monkey
     with pytest.raises(UpstreamUnreachable, match="SSL_CERT_FILE") as failure:
         await asked(server)
     assert not failure.value.reached
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "told"),
+    [
+        ("identity", b"", "answered 500: \ufffd"),
+        ("gzip", gzip.compress(b"a" * 30_000_000), "answered 500: aaa"),
+        ("identity", b"[" * 60_000, "answered 500: [[["),
+    ],
+    ids=["half a character", "a bomb", "deep"],
+)
+async def test_what_is_told_of_an_error_is_short_and_can_be_stored(coding: str, body: bytes, told: str) -> None:
+    head = b"HTTP/1.1 500 \xff\xfe\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (coding.encode(), len(body))
+    async with server_that(says(head + body)) as server:
+        with pytest.raises(UpstreamBusy) as raised:
+            await Upstream(server).models()
+    raised.value.message.encode()
+    assert told in raised.value.message
+    assert len(raised.value.message) < 1200

@@ -420,6 +420,17 @@ async def test_servers_are_asked_for_their_models_only_where_that_is_wanted() ->
             assert engine.listed() == ("z-allowed", "a-forbidden", "gemini")
 
 
+async def test_names_that_cannot_be_shown_are_not_listed() -> None:
+    async with upstreams(1) as (server,):
+        server.models = ["good", "a\0b", "a\nb"]
+        async with engine_for(server, allowed_models=["*"]) as engine:
+
+            async def looked() -> bool:
+                return engine.listed() == ("good",)
+
+            await eventually(looked)
+
+
 async def test_a_listed_model_is_asked_of_the_server_that_lists_it() -> None:
     async with upstreams(2) as (one, other):
         other.models = ["special"]

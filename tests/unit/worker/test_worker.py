@@ -11,7 +11,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 
-from broker.errors import EngineDied
+from broker.errors import EngineDied, EngineError
 from broker.job import Job, NewJob
 from broker.results import unpack
 from tests.conditions import eventually
@@ -65,6 +65,15 @@ class Unstorable(Idle):
 
     async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
         yield Result({"answer": self._answer})
+
+
+class Failing(Idle):
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        raise self._error
+        yield
 
 
 class Obstructive(Idle):
@@ -324,6 +333,14 @@ async def test_an_answer_that_no_document_can_hold_is_kept_all_the_same(configur
         job = await ended(broker, await submitted(broker))
         assert (job.status, job.attempts) == ("completed", 1)
         assert await unpack(broker.files, job) == {"answer": answer}
+
+
+async def test_an_error_whose_words_cannot_be_kept_ends_its_job_at_once(configure: Configure) -> None:
+    engine, settings = Failing(EngineError("half a character: \ud83d")), configure(lease=300.0, max_retries=0)
+    async with working(settings, engine) as (broker, _):
+        job = await ended(broker, await submitted(broker))
+    assert job.error is not None
+    assert (job.status, job.error["code"]) == ("failed", EngineError.code)
 
 
 async def test_an_answer_that_cannot_be_kept_ends_its_job_at_once(configure: Configure) -> None:
