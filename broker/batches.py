@@ -28,11 +28,14 @@ from broker.batch import (
 )
 from broker.clock import DatabaseClock, to_the_millisecond
 from broker.database import BATCH_INDEX, BATCH_PLACE_INDEX, Database
-from broker.errors import BatchFinished, BatchNotFound, IdempotencyConflict
+from broker.errors import BatchFinished, BatchNotFound, IdempotencyConflict, TooManyBatches
 from broker.job import Document, Idempotency, Job, Status, parse_job_id
 from broker.job_updates import unique_keys
 from broker.uploads import listed
 
+MOST_OPEN = 100
+"""Batches of one subject that have not ended: the feeder looks at each one in every step, and nobody is to wait for all
+of somebody else's."""
 # Requests that are looked at at once.
 _PORTION = 5_000
 _WANTED = [status.value for status in WANTED]
@@ -61,7 +64,11 @@ class Batches:
 
     async def create(self, new: NewBatch) -> Batch:
         """The batch or, where its Idempotency-Key came before, the one of then, which has another id. Raises
-        IdempotencyConflict."""
+        IdempotencyConflict, TooManyBatches."""
+        if await self._has_most(new.subject):
+            if earlier := await self.earlier(new.subject, new.idempotency):
+                return earlier
+            raise TooManyBatches(MOST_OPEN)
         created = to_the_millisecond(await self._clock.ago(0))
         document: Document = {
             **asdict(new),
@@ -88,6 +95,11 @@ class Batches:
                         return earlier
                     continue  # the earlier one has gone meanwhile
             return Batch.from_document(document)
+
+    async def _has_most(self, subject: str) -> bool:
+        """Whether the subject may have no further batch. Some that come at once may all see that it may."""
+        mine = {"open": True, "subject": subject}
+        return await self._barrier.read(lambda: self._batches.count_documents(mine, limit=MOST_OPEN)) == MOST_OPEN
 
     async def earlier(self, subject: str, idempotency: Idempotency | None) -> Batch | None:
         """The batch that came with this key and content before. Raises IdempotencyConflict."""

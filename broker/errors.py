@@ -18,6 +18,7 @@ RoundhouseError                  config/errors.py: a stable ``code`` and one sen
 │   ├── FileInUse                a batch reads it, so it cannot be deleted
 │   ├── BatchNotFound            no such batch, or another client's
 │   ├── BatchFinished            it has ended, so it cannot be cancelled
+│   ├── TooManyBatches           so many of one subject have not ended; ``retry_after`` in seconds
 │   └── MongodError              the embedded mongod cannot be found, started or reached
 └── EngineError                  an attempt failed in its engine
     ├── EngineInputError         the input is at fault: never retried
@@ -84,7 +85,7 @@ class FileMissing(BrokerError):
 
 
 class FileTooSlow(BrokerError):
-    """A file was not whole when it was swept, as what nobody goes on with is."""
+    """So little of a file came for so long that it was swept, as what nobody goes on with is."""
 
     code = "file_too_slow"
 
@@ -115,6 +116,16 @@ class BatchFinished(BrokerError):
 
     def __init__(self, batch_id: str, status: str) -> None:
         super().__init__(f"{batch_id} is {status} and cannot be cancelled.", status=status)
+
+
+class TooManyBatches(BrokerError):
+    """``retry_after``: whole seconds after which one of them may have ended."""
+
+    code = "too_many_batches"
+    retry_after = 60
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} of your batches have not ended; make the next one when one of them has.")
 
 
 class MongodError(BrokerError):

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 CHUNK_SIZE = 4 * 1024 * 1024
 # Of files that come or are made bit by bit, or are read from somewhere in their middle.
 SMALL_CHUNK = 512 * 1024
-# A file may be older than its job by as long as a client takes to send it; nothing younger is swept.
+# What is younger is not swept: a file is there before its job, and a growing one is as old as the last that came of it.
 GRACE = timedelta(hours=1)
 
 
@@ -50,11 +50,11 @@ class FileWriter:
         self._written += 1
 
     async def finish(self) -> None:
-        """Makes the file known, as its last write. Raises FileTooSlow where it took so long that it was swept."""
+        """Makes the file known, as its last write. Raises FileTooSlow where it was swept while nothing of it came."""
         if self._rest:
             await self._put(len(self._rest))
         if await self._chunks.count_documents({"files_id": self.id}) != self._written:
-            raise FileTooSlow(f"The file took longer than {GRACE} to come; send it again.")
+            raise FileTooSlow(f"Too little of the file came for longer than {GRACE}; send it again.")
         sizes = {"length": self.size, "chunkSize": SMALL_CHUNK, "uploadDate": datetime.now(UTC)}
         await self._files.insert_one({"_id": self.id, **sizes, **self._about})
 
@@ -142,7 +142,8 @@ class FileStore:
             log.debug("file %s was deleted before", file_id)
 
     async def sweep(self, grace: timedelta = GRACE) -> int:
-        """Deletes files older than ``grace`` that their job does not refer to, or that are not whole; how many."""
+        """Deletes files that their job does not refer to, if they were whole before ``grace``, and those that are not
+        whole, if nothing was added to them since; how many."""
         before = ObjectId.from_datetime(datetime.now(UTC) - grace)
         first = ObjectId.from_datetime(datetime.fromtimestamp(0, UTC))
         return await self._sweep_files(first, before) + await self._sweep_halves(first, before)
@@ -162,12 +163,17 @@ class FileStore:
         swept = 0
         while batch := await self._chunked(last, before):
             whole = {file["_id"] async for file in self._files.find({"_id": {"$in": list(batch)}}, {"_id": 1})}
-            halves = batch - whole
-            if halves:
-                await self._chunks.delete_many({"files_id": {"$in": list(halves)}})
-            swept += len(halves)
+            left = [file_id for file_id in batch - whole if await self._is_left(file_id, before)]
+            if left:
+                await self._chunks.delete_many({"files_id": {"$in": left}})
+            swept += len(left)
             last = max(batch)
         return swept
+
+    async def _is_left(self, half: ObjectId, before: ObjectId) -> bool:
+        """Whether nothing was added to it since. A file may grow for longer than any grace after it was begun."""
+        last = await self._chunks.find_one({"files_id": half}, {"_id": 1}, sort=[("n", -1)])
+        return last is not None and last["_id"] < before
 
     async def _chunked(self, after: ObjectId, before: ObjectId, limit: int = 500) -> set[ObjectId]:
         """The files of the next ``limit`` chunks, from GridFS's own index alone."""
@@ -177,7 +183,8 @@ class FileStore:
 
     async def _older(self, after: ObjectId, before: ObjectId, limit: int = 500) -> dict[ObjectId, ObjectId]:
         """``{file: job}`` of the next ``limit`` files."""
-        range_ = {"_id": {"$gt": after, "$lt": before}}
+        # An id is drawn when its file is begun, which may be long before that is whole.
+        range_ = {"_id": {"$gt": after, "$lt": before}, "uploadDate": {"$lt": before.generation_time}}
         old = self._files.find(range_, {"metadata.job": 1}).sort("_id", 1).limit(limit)
         return {document["_id"]: document["metadata"]["job"] async for document in old}
 

@@ -105,6 +105,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "model_not_found": 404,
         "mongod_unavailable": 503,
         "queue_full": 503,
+        "too_many_batches": 429,
     }
 )
 """Which status each code is answered with. A code that is not listed is a mistake of ours: 500."""

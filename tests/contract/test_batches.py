@@ -1,5 +1,6 @@
 """Batches of OpenAI's API on gateways and workers in this process, with the simulator."""
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import openai
 import pytest
 from bson import ObjectId
 
+from broker import batches as batch_store
 from broker.batch import NewBatch
 from broker.broker import Broker
 from broker.errors import FileTooSlow
@@ -16,6 +18,7 @@ from broker.files import FileWriter
 from broker.job import BatchLine, NewJob
 from config import Settings
 from gateway.v1.batches import work as batch_work
+from gateway.v1.batches.feeder import READERS
 from tests.conditions import eventually
 from tests.contract.test_files import refusal
 from tests.contract.test_jobs import add_user
@@ -195,6 +198,14 @@ async def test_a_file_with_too_many_lines_fails(gateway: Gateway, monkeypatch: p
     assert batch_work.MOST_LINES == 50_000
     monkeypatch.setattr(batch_work, "MOST_LINES", 3)
     found = await ended(gateway, await submit(gateway, jsonl([line(number) for number in range(4)])))
+    assert errors_of(found) == [(None, "too_many_lines")]
+
+
+async def test_a_file_with_too_many_blank_lines_fails(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_work, "MOST_LINES", 3)
+    passes = await ended(gateway, await submit(gateway, b"\n" * 5 + b"x\n"))
+    assert errors_of(passes) == [(6, "invalid_json_line")]
+    found = await ended(gateway, await submit(gateway, b"\n" * 6 + b"x\n"))
     assert errors_of(found) == [(None, "too_many_lines")]
 
 
@@ -424,6 +435,25 @@ async def test_the_same_request_with_the_same_key_is_the_same_batch(gateway: Gat
     assert len((await gateway.http.get("/v1/batches")).json()["data"]) == 1
 
 
+async def test_who_has_too_many_open_batches_is_told_to_come_back(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert batch_store.MOST_OPEN == 100
+    monkeypatch.setattr(batch_store, "MOST_OPEN", 1)
+    asked = {"input_file_id": await upload(gateway, jsonl([line(0)])), "endpoint": CHAT, "completion_window": "24h"}
+    key = {"Idempotency-Key": "night"}
+    first = await gateway.http.post("/v1/batches", json=asked, headers=key)
+    assert first.status_code == 200, first.text
+    refused = await gateway.http.post("/v1/batches", json=asked)
+    assert refusal(refused) == (429, "too_many_batches")
+    assert int(refused.headers["retry-after"]) > 0
+    again = await gateway.http.post("/v1/batches", json=asked, headers=key)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert (await gateway.http.post(f"/v1/batches/{first.json()['id']}/cancel")).status_code == 200
+    await ended(gateway, first.json()["id"])
+    assert (await gateway.http.post("/v1/batches", json=asked)).status_code == 200
+
+
 async def test_what_a_batch_does_not_do_is_refused(gateway: Gateway) -> None:
     asked = {"input_file_id": await upload(gateway, b"{}"), "endpoint": CHAT, "completion_window": "24h"}
     told = {"X-Webhook-URL": "https://example.com/"}
@@ -439,7 +469,7 @@ async def test_what_is_said_of_earlier_answers_holds_for_each_line(gateway: Gate
     assert [bool(job.get("fingerprint")) for job in jobs] == [True, True]
 
 
-async def test_answers_that_took_too_long_to_put_together_are_put_together_again(
+async def test_answers_that_were_swept_while_they_were_put_together_are_put_together_again(
     gateway: Gateway, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish, slow = FileWriter.finish, 2
@@ -448,7 +478,7 @@ async def test_answers_that_took_too_long_to_put_together_are_put_together_again
         nonlocal slow
         if writer.size and "output" in str(writer._about["filename"]) and slow:
             slow -= 1
-            raise FileTooSlow("The file took longer than an hour to come; send it again.")
+            raise FileTooSlow("Too little of the file came for longer than an hour; send it again.")
         await finish(writer)
 
     monkeypatch.setattr(FileWriter, "finish", swept)
@@ -456,6 +486,52 @@ async def test_answers_that_took_too_long_to_put_together_are_put_together_again
     assert slow == 0
     assert found["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
     assert len(await lines_of(gateway, found["output_file_id"])) == 1
+
+
+async def test_batches_come_to_their_end_however_many_files_are_being_checked(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await submit(gateway, jsonl([line(0)]))
+    await settled(gateway, first, {"total": 1, "completed": 0, "failed": 0})
+    going_on = asyncio.Event()
+    checked: list[str] = []
+
+    async def run(check: batch_work.Check) -> None:
+        checked.append(check.batch.public_id)
+        await going_on.wait()
+        await check_run(check)
+
+    check_run = batch_work.Check.run
+    monkeypatch.setattr(batch_work.Check, "run", run)
+    slow = [await submit(gateway, b"x\n") for _ in range(READERS)]
+
+    async def are_checked() -> bool:
+        return sorted(checked) == sorted(slow)
+
+    await eventually(are_checked)
+    await gateway.http.post(f"/v1/batches/{first}/cancel")
+    assert (await ended(gateway, first))["status"] == "cancelled"
+    going_on.set()
+    assert [(await ended(gateway, batch_id))["status"] for batch_id in slow] == ["failed"] * READERS
+
+
+async def test_a_timeout_that_is_lowered_holds_for_the_lines_that_are_still_to_come(
+    settings: Settings, gateway: Gateway
+) -> None:
+    """And refuses none of them."""
+    batch_id = await submit(gateway, jsonl([line(number) for number in range(25)]), CHAT, **{"X-Timeout": "50"})
+
+    async def full() -> bool:
+        return len(await gateway.broker.batches.inside("simulator")) == 10
+
+    await eventually(full)
+    lowered = await gateway.http.patch("/admin/models/simulator", json={"timeout": 5.0})
+    assert lowered.status_code == 200, lowered.text
+    async with worker_on(settings):
+        found = await ended(gateway, batch_id)
+    assert found["request_counts"] == {"total": 25, "completed": 25, "failed": 0}
+    jobs = await gateway.broker.database.handle["jobs"].find({}).to_list()
+    assert Counter(job["timeout"] for job in jobs) == {50.0: 10, 5.0: 15}
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ from gateway.v1.batches.work import Check, arrival_of, batch_lines, job_of, refu
 
 log = logging.getLogger(__name__)
 
-# What is let in at once, of all batches of a model and of each: requests, and bytes of them.
+# What is let in at once, of all batches of a model and of each: requests, and bytes of the file.
 MOST_AT_ONCE = 500
 MOST_BYTES = 8 * 2**20
-# Files that are read through, or put together, at the same time.
+# Files that are checked at the same time; as many are put together, which wait for no check.
 READERS = 2
 # Seconds between two looks at what has ended of a batch, while it is not all.
 SETTLE = 1.0
@@ -57,7 +57,7 @@ class BatchFeeder:
         self._inside: set[ObjectId] = set()
         self._looked = -math.inf
         self._soon: asyncio.TimerHandle | None = None
-        self._readers = asyncio.Semaphore(READERS)
+        self._checks, self._ends = asyncio.Semaphore(READERS), asyncio.Semaphore(READERS)
         self.reading: dict[ObjectId, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -74,8 +74,9 @@ class BatchFeeder:
         """Leaves everything where it is, for the next gateway."""
         if self._soon is not None:
             self._soon.cancel()
-        await cancel_all(self.reading.values())
+        # Before the readers, for a step may begin others.
         await self._duty.close()
+        await cancel_all(self.reading.values())
 
     def _ended(self, job: ObjectId) -> None:
         """A place may be free. What ends at about the same time is followed by one step."""
@@ -175,18 +176,19 @@ class BatchFeeder:
         done = next((index for index, outcome in enumerate(outcomes) if outcome is not True), len(outcomes))
         if done:
             await self._batches.advance(batch, batch.fed + done, lines[done - 1].end)
+        elif lines and lines[0].start > batch.offset:
+            # However many blank lines are before it, they are not read at each step until there is a place.
+            await self._batches.advance(batch, batch.fed, lines[0].start)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
 
     async def _next_lines(self, batch: Batch, most: int) -> list[Line]:
         found: list[Line] = []
-        size = 0
         async with aclosing(batch_lines(self._gateway, batch, batch.offset)) as lines:
             async for line in lines:
                 found.append(line)
-                size += len(line.data)
-                if len(found) == most or size >= MOST_BYTES:
+                if len(found) == most or line.end - batch.offset >= MOST_BYTES:
                     break
         return found
 
@@ -225,7 +227,7 @@ class BatchFeeder:
             log.error("%s is tried again", batch.public_id, exc_info=error)
 
     async def _check(self, batch: Batch) -> None:
-        async with self._readers:
+        async with self._checks:
             check = Check(self._gateway, batch)
             await check.run()
             if check.faults:
@@ -234,7 +236,7 @@ class BatchFeeder:
                 await self._batches.begin(batch, check.model, check.total)
 
     async def _finish(self, batch: Batch) -> None:
-        async with self._readers:
+        async with self._ends:
             found = batch if batch.outputs is not None else await self._assemble(batch)
         if found is None or found.outputs is None:
             return

@@ -29,36 +29,42 @@ class LineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``number`` from 1, of all lines from where the reading began; ``end``: where the next one begins, in bytes."""
+    """``number`` from 1, of all lines from where the reading began; ``start``: where it begins, in bytes, and ``end``:
+    where the next one does."""
 
     number: int
     data: bytes = field(repr=False)
+    start: int
     end: int
 
 
-async def lines(chunks: AsyncIterable[bytes], start: int = 0, *, longest: int) -> AsyncGenerator[Line, None]:
+async def lines(chunks: AsyncIterable[bytes], start: int = 0, *, longest: int, most: int) -> AsyncGenerator[Line, None]:
     """The lines of a file that begin at ``start`` or later, without those that are blank.
 
-    Raises LineError ``line_too_long`` at one of more than ``longest`` bytes.
+    Raises LineError ``line_too_long`` at one of more than ``longest`` bytes, and ``too_many_lines`` where more than
+    ``most`` come to their end, blank ones included.
     """
-    rest, number, end = b"", 0, start
+    rest, number = b"", 0
     async for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         for data in whole:
             number += 1
-            end += len(data) + 1
+            if number > most:
+                raise LineError("too_many_lines", f"The file has more than {most} lines, blank ones included.")
+            end = start + len(data) + 1
             if data.strip():
-                yield _line(number, data, end, longest)
+                yield _line(number, data, start, end, longest)
+            start = end
         if len(rest) > longest:
             raise _too_long(number + 1, longest)
     if rest.strip():
-        yield _line(number + 1, rest, end + len(rest), longest)
+        yield _line(number + 1, rest, start, start + len(rest), longest)
 
 
-def _line(number: int, data: bytes, end: int, longest: int) -> Line:
+def _line(number: int, data: bytes, start: int, end: int, longest: int) -> Line:
     if len(data) > longest:
         raise _too_long(number, longest)
-    return Line(number, data.removeprefix(_BYTE_ORDER_MARK), end)
+    return Line(number, data.removeprefix(_BYTE_ORDER_MARK), start, end)
 
 
 def _too_long(number: int, longest: int) -> LineError:

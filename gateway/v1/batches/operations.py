@@ -143,6 +143,7 @@ FILE_OPERATIONS: Operations = {
             "payload_too_large",
             "priority_not_allowed",
             "rate_limited",
+            "too_many_batches",
         ),
     ),
     ("GET", "/v1/batches"): Operation(

@@ -45,7 +45,8 @@ class BatchRequest(Payload):
 
 
 async def create(request: Request) -> Response:
-    """Raises FileNotFound, IdempotencyConflict and Problem: those of the headers and the body, and ``rate_limited``."""
+    """Raises FileNotFound, IdempotencyConflict, TooManyBatches and Problem: those of the headers and the body, and
+    ``rate_limited``."""
     gateway, principal = context(request), principal_of(request)
     options = submit_options(request, gateway.settings, principal)
     if options.webhook is not None:

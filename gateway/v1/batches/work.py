@@ -34,11 +34,15 @@ AT_A_STRETCH = 8
 
 def arrival_of(gateway: Context, batch: Batch) -> Arrival:
     """The request that made the batch, as each of its lines came with it."""
+    timeout, model = batch.timeout, gateway.broker.models.get(batch.model)
+    if timeout is not None and model is not None:
+        # It was right as the file was checked: an operator who lowers the model's refuses no lines by that.
+        timeout = min(timeout, model.timeout)
     options = SubmitOptions(
         client=batch.client,
         priority=batch.priority,
         wait=None,
-        timeout=batch.timeout,
+        timeout=timeout,
         cache=cast(Asked | None, batch.cache),
         fresh=batch.fresh,
     )
@@ -46,12 +50,12 @@ def arrival_of(gateway: Context, batch: Batch) -> Arrival:
 
 
 async def batch_lines(
-    gateway: Context, batch: Batch, offset: int = 0, longest: int = LIMIT
+    gateway: Context, batch: Batch, offset: int = 0, longest: int = LIMIT, most: int = LIMIT
 ) -> AsyncGenerator[Line, None]:
     """Those of the batch's file from ``offset`` on. Raises FileMissing, LineError."""
     async with (
         aclosing(gateway.broker.files.chunks(batch.content, offset)) as chunks,
-        aclosing(lines(chunks, offset, longest=longest)) as found,
+        aclosing(lines(chunks, offset, longest=longest, most=most)) as found,
     ):
         async for line in found:
             yield line
@@ -106,7 +110,9 @@ class Check:
     async def _read(self) -> None:
         # As long as the body of a request of its own may be.
         longest = self.gateway.settings.server.max_upload * 4 // 3 + ENVELOPE
-        async with aclosing(batch_lines(self.gateway, self.batch, longest=longest)) as found:
+        # Blank ones cost time, too.
+        most = 2 * MOST_LINES
+        async with aclosing(batch_lines(self.gateway, self.batch, longest=longest, most=most)) as found:
             async for line in found:
                 if self.total == MOST_LINES:
                     raise LineError("too_many_lines", f"The file has more than {MOST_LINES} requests.")

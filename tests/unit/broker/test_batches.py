@@ -19,6 +19,7 @@ from broker.errors import (
     FileNotFound,
     FileTooSlow,
     IdempotencyConflict,
+    TooManyBatches,
 )
 from broker.files import FileStore
 from broker.job import BatchLine, Idempotency, NewJob, Priority, Status
@@ -278,6 +279,25 @@ async def test_the_same_key_finds_the_batch_of_before(batches: Batches, uploads:
     for _ in range(2):
         unkeyed = replace(new, id=ObjectId(), idempotency=None)
         assert (await batches.create(unkeyed)).id == unkeyed.id
+
+
+async def test_a_subject_has_only_so_many_batches_that_have_not_ended(
+    batches: Batches, uploads: Uploads, files: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.batches.MOST_OPEN", 2)
+    first = await made(batches, uploads, files)
+    new = NewBatch("ann", "user", first.endpoint, first.input, first.content, DAY, idempotency=Idempotency("k", "a"))
+    await batches.create(new)
+    assert (await batches.create(replace(new, id=ObjectId()))).id == new.id, "it was there before"
+    one_more = replace(new, id=ObjectId(), idempotency=Idempotency("other", "a"))
+    for more in (one_more, replace(one_more, idempotency=None)):
+        with pytest.raises(TooManyBatches):
+            await batches.create(more)
+    with pytest.raises(IdempotencyConflict):
+        await batches.create(replace(one_more, idempotency=Idempotency("k", "b")))
+    assert (await made(batches, uploads, files, subject="eve")).subject == "eve"
+    await end(batches, first, {})
+    assert (await batches.create(one_more)).id == one_more.id
 
 
 async def test_batches_that_have_ended_and_still_hold_places_are_known(

@@ -19,20 +19,29 @@ async def chunks(*data: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def read(*data: bytes, start: int = 0, longest: int = 1000) -> list[Line]:
-    return [line async for line in lines(chunks(*data), start, longest=longest)]
+async def read(*data: bytes, start: int = 0, longest: int = 1000, most: int = 1000) -> list[Line]:
+    return [line async for line in lines(chunks(*data), start, longest=longest, most=most)]
 
 
 async def test_lines_are_found_wherever_chunks_are_cut() -> None:
     found = await read(b"on", b"e\ntw", b"o\nthree")
     assert [line.data for line in found] == [b"one", b"two", b"three"]
     assert [line.number for line in found] == [1, 2, 3]
-    assert [line.end for line in found] == [4, 8, 13]
+    assert [(line.start, line.end) for line in found] == [(0, 4), (4, 8), (8, 13)]
 
 
 async def test_blank_lines_are_left_out_and_counted() -> None:
     found = await read(b"\n one \r\n\n  \ntwo\n\n")
     assert [(line.number, line.data.strip()) for line in found] == [(2, b"one"), (5, b"two")]
+    assert [(line.start, line.end) for line in found] == [(1, 8), (12, 16)]
+
+
+async def test_lines_are_bounded_blank_ones_included() -> None:
+    assert len(await read(b"\n\none\n", b"\ntwo\n", most=5)) == 2
+    for blank in (b"\n\n\n\n", b"\n \n\n \n"):
+        with pytest.raises(LineError) as caught:
+            await read(b"one\n", blank, b"\n", most=5)
+        assert (caught.value.code, caught.value.line) == ("too_many_lines", None)
 
 
 async def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
@@ -40,7 +49,7 @@ async def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
 
 
 @given(st.lists(st.binary(max_size=12).filter(lambda data: b"\n" not in data), max_size=8), st.integers(1, 9))
-async def test_reading_goes_on_at_the_end_of_any_line(content: list[bytes], size: int) -> None:
+async def test_reading_goes_on_at_the_beginning_or_the_end_of_any_line(content: list[bytes], size: int) -> None:
     data = b"\n".join(content)
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     whole = await read(*pieces)
@@ -48,8 +57,9 @@ async def test_reading_goes_on_at_the_end_of_any_line(content: list[bytes], size
         line.removeprefix(b"\xef\xbb\xbf") for line in data.split(b"\n") if line.strip()
     ]
     for index, line in enumerate(whole):
-        rest = await read(data[line.end :], start=line.end)
-        assert [(other.data, other.end) for other in rest] == [(other.data, other.end) for other in whole[index + 1 :]]
+        for begin, others in ((line.start, whole[index:]), (line.end, whole[index + 1 :])):
+            rest = await read(data[begin:], start=begin)
+            assert [(other.data, other.end) for other in rest] == [(other.data, other.end) for other in others]
 
 
 @pytest.mark.parametrize(
