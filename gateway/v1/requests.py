@@ -105,7 +105,8 @@ FromSdk = Annotated[Any, Field(exclude=True)]
 
 
 class FunctionCall(Payload):
-    name: ToolName
+    # A model may have made it up.
+    name: Short
     arguments: Text
     parsed_arguments: FromSdk = None
 
@@ -114,6 +115,8 @@ class ToolCall(Payload):
     id: Short
     type: Literal["function"] = "function"
     function: FunctionCall
+    extra_content: JsonSchema | None = None
+    """What Gemini gave with the call, and wants back."""
     index: FromSdk = None
 
 

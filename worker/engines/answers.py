@@ -135,15 +135,16 @@ def _add_lists(whole: dict[str, Any], piece: Mapping[str, Any]) -> None:
 
 
 def _add_calls(calls: dict[int, dict[str, Any]], pieces: Iterable[Mapping[str, Any]]) -> None:
-    """Of a call the first piece names the function, and the arguments come in pieces."""
+    """Of a call the first piece names the function, and the arguments come in pieces. What Gemini wants back with the
+    next turn is beside it."""
     for piece in pieces:
-        call = calls.setdefault(piece.get("index") or 0, {"id": None, "name": "", "arguments": []})
+        call = calls.setdefault(piece.get("index") or 0, {"name": "", "arguments": [], "beside": {}})
         function = piece.get("function") or {}
-        call["id"] = piece.get("id") or call["id"]
+        call["beside"] |= {key: piece[key] for key in ("id", "extra_content") if piece.get(key)}
         call["name"] = function.get("name") or call["name"]
         call["arguments"].append(function.get("arguments") or "")
 
 
 def _whole_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = {"name": call["name"], "arguments": well_formed("".join(call["arguments"]))}
-    return {"id": call["id"], "type": "function", "function": function}
+    return {"type": "function", "function": function, **call["beside"]}

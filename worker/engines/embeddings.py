@@ -12,9 +12,9 @@ from worker.engines.incoming import no_number, usage_of
 
 
 def packed(vector: Sequence[float]) -> str:
-    """Raises struct.error, OverflowError, ValueError for what is no float32."""
-    if not all(map(math.isfinite, vector)):
-        raise ValueError("A vector is not finite.")
+    """Raises struct.error, OverflowError, TypeError, ValueError for what is no vector of float32."""
+    if not vector or not all(map(math.isfinite, vector)):
+        raise ValueError("A vector is empty, or not finite.")
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
@@ -26,7 +26,7 @@ def vectors(body: bytes, count: int) -> dict[str, Any]:
     try:
         # One function call for each of a million numbers would take longer than all the rest.
         answer = json.loads(body, parse_constant=no_number)
-        found = {entry["index"]: packed(entry["embedding"]) for entry in answer["data"]}
+        found = {_place(entry, place): packed(entry["embedding"]) for place, entry in enumerate(answer["data"])}
         ordered = [found[index] for index in range(count)]
     except (ValueError, TypeError, KeyError, struct.error, OverflowError, RecursionError) as error:
         raise EngineError(f"The upstream's answer holds no {count} embeddings.", code="bad_answer") from error
@@ -34,3 +34,9 @@ def vectors(body: bytes, count: int) -> dict[str, Any]:
     # vLLM counts here as for chats; there is nothing that was generated.
     counts = {key: usage[key] for key in ("prompt_tokens", "total_tokens") if key in usage}
     return {"embeddings": ordered, **({"usage": counts} if len(counts) == 2 else {})}
+
+
+def _place(entry: dict[str, Any], place: int) -> int:
+    """Gemini leaves out the 0, and others every number."""
+    index: int | None = entry.get("index")
+    return place if index is None else index

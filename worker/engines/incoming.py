@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 from broker.errors import EngineError
+from broker.storable import unstorable
 from ocr.plain_text import well_formed
 
 Object: TypeAlias = dict[str, Any]
@@ -19,6 +20,9 @@ TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 # Choices of an answer, and calls of a choice, are numbered below this.
 _MOST = 1024
 _MOST_TOKENS = 2**53
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+# Characters of what a server wants back with a call: Gemini's signature of what it thought is some thousands.
+_MOST_EXTRA = 32 * 1024
 
 
 def json_of(data: str | bytes) -> Any:
@@ -49,25 +53,46 @@ def checked(chunk: Object) -> Object:
 
 
 def usage_of(given: object) -> Object | None:
-    """The counts of tokens that it holds; None where there are none."""
+    """What it tells in numbers, with the three counts of tokens; None where they are not known.
+
+    Some servers leave out the third of them (Gemini, where it is 0), or tell more than tokens (OpenRouter's ``cost``).
+    """
     if not isinstance(given, dict):
         return None
-    counts: Object = {}
+    told: Object = {}
     for key, value in given.items():
-        if key in ("prompt_tokens", "completion_tokens", "total_tokens") and _is_count(value):
-            counts[key] = value
-        if key in ("prompt_tokens_details", "completion_tokens_details"):
+        if key.endswith("_details"):
             details = value.items() if isinstance(value, dict) else ()
-            counts[key] = {name: n for name, n in details if name.isidentifier() and _is_count(n)} or None
-    return counts or None
+            told[key] = {name: n for name, count in details if (n := _number_of(name, count)) is not None} or None
+        elif (number := _number_of(key, value)) is not None:
+            told[key] = number
+    read, written, total = (_count(told.pop(key, None)) for key in _COUNTS)
+    if total is None and read is not None and written is not None:
+        total = read + written
+    elif total is not None:
+        written = total - read if written is None and read is not None else written
+        read = total - written if read is None and written is not None else read
+    counts = dict(zip(_COUNTS, (read, written, total), strict=True))
+    return {**counts, **told} if all(_count(count) is not None for count in counts.values()) else None
 
 
-def _is_count(value: object) -> bool:
-    return _is_whole(value) and 0 <= value < _MOST_TOKENS  # type: ignore[operator]
+def _number_of(key: str, value: object) -> int | float | None:
+    """``value``, where both can be kept."""
+    count = _count(value)
+    number = value if count is None and isinstance(value, float) else count
+    return number if key.isidentifier() else None
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _count(value: object) -> int | None:
+    whole = _whole(value)
+    return whole if whole is not None and 0 <= whole < _MOST_TOKENS else None
+
+
+def _whole(value: object) -> int | None:
+    """Some write whole numbers as 3.0."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _choice(choice: Object) -> Object:
@@ -83,7 +108,7 @@ def _choice(choice: Object) -> Object:
             _require(_all_objects(calls), "tool_calls", calls)
             told["delta"] = {**delta, "tool_calls": [_call(call) for call in calls]}
     stop = choice.get("stop_reason")
-    told["stop_reason"] = well_formed(stop) if isinstance(stop, str) else stop if _is_count(stop) else None
+    told["stop_reason"] = well_formed(stop) if isinstance(stop, str) else _count(stop)
     return {**choice, **told}
 
 
@@ -98,12 +123,23 @@ def _call(call: Object) -> Object:
     for holder, key in ((call, "id"), (function, "name")):
         if holder.get(key):
             holder[key] = well_formed(holder[key])
-    return call
+    extra = call.pop("extra_content", None)
+    return {**call, "extra_content": extra} if _is_kept(extra) else call
 
 
-def _number(numbered: Mapping[str, Any]) -> None:
-    index = numbered.get("index")
-    _require(index is None or (_is_whole(index) and 0 <= index < _MOST), "index", index)
+def _is_kept(extra: object) -> bool:
+    """It goes back to the server as it came, or not at all."""
+    if not isinstance(extra, dict) or unstorable(extra):
+        return False
+    text = json.dumps(extra, ensure_ascii=False)
+    return len(text) <= _MOST_EXTRA and well_formed(text) == text
+
+
+def _number(numbered: Object) -> None:
+    if (index := numbered.get("index")) is not None:
+        whole = _whole(index)
+        _require(whole is not None and 0 <= whole < _MOST, "index", index)
+        numbered["index"] = whole
 
 
 def _texts(holder: Mapping[str, Any], keys: Iterable[str]) -> None:
@@ -119,7 +155,7 @@ def _logprobs(given: object) -> Object | None:
     lists = {key: entries for key, entries in given.items() if key in _LISTS and isinstance(entries, list)}
     try:
         return {key: [_LISTS[key](entry) for entry in entries] for key, entries in lists.items()} or None
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return None
 
 
@@ -134,8 +170,14 @@ def _entry(given: Any) -> Object:
 def _brief(given: Any) -> Object:
     entry: Object = {"token": _text(given["token"]), "logprob": _probability(given["logprob"])}
     if "bytes" in given:
-        entry["bytes"] = None if given["bytes"] is None else [*bytes(given["bytes"])]
+        entry["bytes"] = None if given["bytes"] is None else _bytes(given["bytes"])
     return entry
+
+
+def _bytes(given: Any) -> list[int]:
+    if not isinstance(given, list):
+        raise TypeError("no bytes")
+    return [*bytes(given)]
 
 
 def _text(given: Any) -> str:
@@ -155,9 +197,9 @@ def _alternatives(given: Any) -> Object | None:
 
 
 def _offset(given: Any) -> int:
-    if not _is_count(given):
+    if (count := _count(given)) is None:
         raise TypeError("no offset")
-    return int(given)
+    return count
 
 
 _LISTS: Mapping[str, Callable[[Any], Any]] = {

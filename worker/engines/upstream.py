@@ -118,10 +118,12 @@ class Upstream:
             await self._check(response)
             body = await _read(response, _LONGEST_LIST)
         try:
-            # Gemini's names begin so, and it takes them without.
-            return [well_formed(str(entry["id"])).removeprefix("models/") for entry in json_of(body)["data"]]
-        except (ValueError, TypeError, KeyError) as error:
+            # An Ollama that has none says null.
+            names = [entry.get("id") for entry in json_of(body)["data"] or ()]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EngineError(f"{self._server.title} answers no list of models.", code="bad_answer") from error
+        # Gemini's begin so, and it takes them without.
+        return [well_formed(name).removeprefix("models/") for name in names if isinstance(name, str)]
 
     def _body(self, model: str, payload: Mapping[str, Any]) -> Body:
         return {key: value for key, value in payload.items() if key not in OURS} | {"model": model}
@@ -181,7 +183,7 @@ def _chunk(data: str) -> Mapping[str, Any]:
         raise EngineError(f"The upstream sent what is no JSON: {data[:200]!r}.", code="bad_answer") from None
     if not isinstance(chunk, dict):
         raise EngineError(f"The upstream sent what is no chunk: {data[:200]!r}.", code="bad_answer")
-    if "error" in chunk:
+    if chunk.get("error"):
         told = f"The upstream failed in mid-stream: {_message_of(chunk)}"
         status = chunk["error"].get("code") if isinstance(chunk["error"], dict) else None
         if isinstance(status, int) and status in _INPUT_STATUSES:

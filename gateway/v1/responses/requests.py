@@ -103,7 +103,8 @@ class OutputMessage(Payload):
 class FunctionCallItem(Payload):
     type: Literal["function_call"]
     call_id: Short
-    name: ToolName
+    # A model may have made it up.
+    name: Short
     arguments: Text
     id: Short | None = None
     status: ItemStatus | None = None

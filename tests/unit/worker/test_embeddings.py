@@ -22,6 +22,12 @@ def test_vectors_are_in_the_order_of_their_inputs_as_float32() -> None:
     assert found.keys() == {"embeddings"}
 
 
+def test_numbers_that_are_left_out_are_those_of_their_places() -> None:
+    """Gemini leaves out the 0."""
+    found = vectors(body({"embedding": [1.0]}, {"index": 1, "embedding": [2.0]}), 2)
+    assert found == vectors(body({"index": 1, "embedding": [2.0]}, {"index": 0, "embedding": [1.0]}), 2)
+
+
 def test_of_the_usage_is_kept_what_openai_tells_of_vectors() -> None:
     told = {"prompt_tokens": 3, "total_tokens": 3, "completion_tokens": 0, "prompt_tokens_details": None}
     found = vectors(body({"index": 0, "embedding": [1.0]}, usage=told), 1)
@@ -37,8 +43,15 @@ def test_a_usage_that_is_none_is_left_out(usage: object) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"{", b"[]", body(), body({"index": 1, "embedding": [1.0]}), body({"index": 0, "embedding": ["a"]})],
-    ids=["no JSON", "a list", "no vector", "another input's", "no numbers"],
+    [
+        b"{",
+        b"[]",
+        body(),
+        body({"index": 1, "embedding": [1.0]}),
+        body({"index": 0, "embedding": ["a"]}),
+        body({"embedding": []}),
+    ],
+    ids=["no JSON", "a list", "no vector", "another input's", "no numbers", "empty"],
 )
 def test_what_holds_no_vectors_is_no_answer(answer: bytes) -> None:
     with pytest.raises(EngineError) as failure:

@@ -9,6 +9,7 @@ from broker.errors import EngineError
 from worker.engines.incoming import checked, json_of, usage_of
 
 HALF = "\ud83d"
+THREE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
 
 def chunk(**choice: Any) -> dict[str, Any]:
@@ -65,6 +66,31 @@ def test_what_is_one_comes_through_as_it_is(good: dict[str, Any]) -> None:
     assert {key: came[key] for key in was} == was
 
 
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    [choice] = checked(chunk(index=1.0, delta={"tool_calls": [{"index": 2.0}]}))["choices"]
+    assert (choice["index"], choice["delta"]["tool_calls"][0]["index"]) == (1, 2)
+
+
+SIGNATURE = {"google": {"thought_signature": "abc"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (SIGNATURE, SIGNATURE),
+        (None, None),
+        ("abc", None),
+        ({"google": "a" * 40_000}, None),
+        ({"google": HALF}, None),
+        ({"a\0": 1}, None),
+    ],
+)
+def test_what_a_server_wants_back_with_a_call_is_kept_whole_or_not_at_all(given: Any, kept: Any) -> None:
+    call = {"index": 0, "id": "1", "function": {"name": "f"}, "extra_content": given}
+    [choice] = checked(chunk(delta={"tool_calls": [call]}))["choices"]
+    assert choice["delta"]["tool_calls"][0].get("extra_content") == kept
+
+
 @pytest.mark.parametrize("missing", [{}, {"choices": None}, {"choices": []}])
 def test_a_chunk_without_choices_has_none(missing: dict[str, Any]) -> None:
     assert checked(missing)["choices"] == []
@@ -80,6 +106,8 @@ def test_a_chunk_without_choices_has_none(missing: dict[str, Any]) -> None:
         {"content": [entry(logprob="low")]},
         {"content": [entry(bytes=[256])]},
         {"content": [entry(bytes="a")]},
+        {"content": [entry(bytes=3_000_000_000)]},
+        {"content": [entry(bytes=2**70)]},
         {"content": [entry(top_logprobs=[5])]},
         {"tokens": [5]},
         {"top_logprobs": [[5]]},
@@ -106,15 +134,22 @@ def test_half_a_character_is_stored_nowhere_but_in_texts_that_come_in_pieces() -
         ("abc", None),
         ({}, None),
         ({"prompt_tokens": -1, "completion_tokens": 2**70, "total_tokens": "3"}, None),
-        ({"prompt_tokens": 1, "completion_tokens": True, "cost": {"a": 1}, HALF: 1}, {"prompt_tokens": 1}),
-        ({"prompt_tokens": 1, "prompt_tokens_details": 5}, {"prompt_tokens": 1, "prompt_tokens_details": None}),
+        ({"prompt_tokens": 1, "completion_tokens": True}, None),
+        ({"prompt_tokens": 5, "total_tokens": 3}, None),
+        (THREE | {HALF: 1, "a\0": 1, "big": 2**70, "told": "x"}, THREE),
+        (dict.fromkeys(THREE, 3.0) | {"total_tokens": 6.0}, dict.fromkeys(THREE, 3) | {"total_tokens": 6}),
+        ({"prompt_tokens": 3, "total_tokens": 3}, {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}),
+        ({"completion_tokens": 2, "total_tokens": 3}, THREE),
+        ({"prompt_tokens": 1, "completion_tokens": 2}, THREE),
+        (THREE | {"cost": 0.25, "prompt_cache_hit_tokens": 1}, THREE | {"cost": 0.25, "prompt_cache_hit_tokens": 1}),
+        (THREE | {"prompt_tokens_details": 5}, THREE | {"prompt_tokens_details": None}),
         (
-            {"completion_tokens_details": {"reasoning_tokens": 3, "a\0": 1, "b": None}},
-            {"completion_tokens_details": {"reasoning_tokens": 3}},
+            THREE | {"completion_tokens_details": {"reasoning_tokens": 3, "a\0": 1, "b": None}},
+            THREE | {"completion_tokens_details": {"reasoning_tokens": 3}},
         ),
     ],
 )
-def test_of_usage_the_counts_count(given: Any, counts: Any) -> None:
+def test_of_usage_the_numbers_count(given: Any, counts: Any) -> None:
     assert usage_of(given) == counts
 
 

@@ -24,7 +24,6 @@ from tests.upstreams import Behaviour, Upstream, upstreams
 from worker.backends.backend import Backend
 from worker.engines import upstream
 from worker.engines.base import Delta, Request, Result
-from worker.engines.dialects import Tidier
 from worker.engines.openai import OpenaiEngine
 from worker.engines.upstream import _message_of
 
@@ -135,19 +134,6 @@ async def test_a_number_that_is_too_large_is_refused_as_it_is() -> None:
         with pytest.raises(EngineInputError, match="too large"):
             await text_of(engine, request(max_tokens=9))
     assert len(server.asked) == 1
-
-
-def test_geminis_calls_of_tools_are_numbered_and_their_end_is_named() -> None:
-    tidier, told = Tidier(), []
-    for calls, reason in (
-        ([{"id": "x", "function": {"name": "f", "arguments": "{"}}], None),
-        ([{"function": {"arguments": "}"}}], None),
-        ([{"id": "y", "function": {"name": "g", "arguments": "{}"}}], "stop"),
-    ):
-        chunk = {"choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": reason}]}
-        [choice] = tidier.tidy(chunk)["choices"]
-        told.append((choice["delta"]["tool_calls"][0]["index"], choice["finish_reason"]))
-    assert told == [(0, None), (0, None), (1, "tool_calls")]
 
 
 # ── How it fails ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -422,7 +408,7 @@ async def test_servers_are_asked_for_their_models_only_where_that_is_wanted() ->
 
 async def test_names_that_cannot_be_shown_are_not_listed() -> None:
     async with upstreams(1) as (server,):
-        server.models = ["good", "a\0b", "a\nb"]
+        server.models = ["good", "a\0b", "a\nb", None]  # type: ignore[list-item]
         async with engine_for(server, allowed_models=["*"]) as engine:
 
             async def looked() -> bool:
