@@ -90,6 +90,8 @@ class AnswerCache:
         # A job near the end of its retention may go while somebody begins to share its answer.
         since = await self._clock.ago(self._settings.history.retention * YOUNG)
         kept = {"_id": entry["job"], "status": Status.COMPLETED.value, "finished_at": {"$gte": since}}
+        # One that has moved to another model after all has lost it, and has that one's answer.
+        kept |= {"fingerprint": new.fingerprint}
         found = await self._jobs.find_one(kept)
         return (None, 0) if found is None else (Job.from_document(found), entry["tokens"])
 
@@ -148,12 +150,22 @@ class AnswerCache:
 
     async def _trim(self) -> None:
         grown, self._grown = self._grown, False
-        # A number that the database keeps: to count would take longer the more there are.
-        while grown and (
-            (surplus := await self._entries.estimated_document_count() - self._settings.cache.max_entries) > 0
-        ):
+        surplus = await self._surplus() if grown else 0
+        while surplus > 0:
             unused = self._entries.find({}, {"_id": 1}).sort("used_at", 1).limit(min(surplus, _AT_ONCE))
             await self._entries.delete_many({"_id": {"$in": [entry["_id"] async for entry in unused]}})
+            surplus -= _AT_ONCE
+
+    async def _surplus(self) -> int:
+        """Entries beyond the most that there may be; one in a hundred of these is let be.
+
+        The number that the database keeps costs nothing, but a crash may leave it wrong. To count takes longer the
+        more there are, and is done once for all that have come since the last time.
+        """
+        most = self._settings.cache.max_entries
+        if await self._entries.estimated_document_count() <= most + most // 100:
+            return 0
+        return await self._entries.count_documents({}) - most
 
     async def clear(self, model: str | None = None) -> int:
         """Forgets all entries, or those of a model; how many. The jobs stay."""

@@ -62,10 +62,11 @@ class CrashLog:
         await self._crashes.insert_one({"at": datetime.now(UTC), **unknown, **entry, **about})
 
     async def newest(
-        self, *, limit: int = 100, since: datetime | None = None, model: str | None = None
+        self, *, limit: int = 100, since: datetime | None = None, model: str | None = None, code: str | None = None
     ) -> list[Mapping[str, Any]]:
         """Newest first."""
-        query: dict[str, Any] = {} if model is None else {"model": model}
+        wanted = {"model": model, "code": code}
+        query: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
         if since is not None:
             query["at"] = {"$gte": since}
         cursor = self._crashes.find(query, {"_id": 0}).sort("at", -1).limit(limit)

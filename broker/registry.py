@@ -210,7 +210,8 @@ class Registry:
         name = name[:NAME_LIMIT]
         known = await self._missing.find_one({"_id": name}, {"_id": 1})
         if known is None and await self._missing.estimated_document_count() >= MISSING_LIMIT:
-            return
+            # Nobody fills the list for good: the name that was asked for least makes room.
+            await self._missing.find_one_and_delete({}, {"_id": 1}, sort=[("count", 1), ("last_seen", 1)])
         now = datetime.now(UTC)
         await self._missing.update_one(
             {"_id": name},

@@ -4,20 +4,27 @@ import secrets
 import socket
 from pathlib import Path
 
-FIRST = 10_000
-# From here on the kernel takes ports for outgoing connections, and for servers that leave the choice to it.
-_EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+_ALL = range(10_000, 65_536)
+
+
+def apart(first: int, last: int) -> list[int]:
+    """Ports that the kernel gives nobody: it takes those from ``first`` to ``last`` for outgoing connections, and for
+    servers that leave the choice to it. Where these are nearly all, any port."""
+    return [port for port in _ALL if not first <= port <= last] or [*_ALL]
+
+
+_OURS = apart(*map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()))
 
 
 def free_port() -> int:
     """A TCP port of the loopback that nothing listens at, and that no other call is given while this process lives.
 
     A port that was merely found free can be another test's a moment later, whose server then gets the requests of
-    both. So it is one that the kernel gives nobody, and a name in its abstract namespace (unix(7)) marks it as given:
-    that ends with the process, however it ends.
+    both. So it is one that the kernel gives nobody, if there are any, and a name in its abstract namespace (unix(7))
+    marks it as given: that ends with the process, however it ends.
     """
     while True:
-        port = FIRST + secrets.randbelow(_EPHEMERAL - FIRST)
+        port = secrets.choice(_OURS)
         if _nothing_listens(port) and _marked(port):
             return port
 

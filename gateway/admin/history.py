@@ -52,6 +52,7 @@ async def crashes(request: Request) -> Response:
         limit=integer(request, "limit", default=100, least=1, most=1000),
         since=_since(request),
         model=request.query_params.get("model"),
+        code=request.query_params.get("code"),
     )
     return json_body(CrashList(crashes=[Crash(**crash) for crash in found]))
 
@@ -62,9 +63,9 @@ def _since(request: Request) -> datetime | None:
         return None
     try:
         since = datetime.fromisoformat(text)
-    except ValueError:
+        return since.astimezone(UTC) if since.tzinfo else since.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise Problem("invalid_query", f"since={text!r} is no RFC 3339 time, e.g. 2026-11-21T08:00:00Z.") from None
-    return since if since.tzinfo else since.replace(tzinfo=UTC)
 
 
 async def missing_models(request: Request) -> Response:

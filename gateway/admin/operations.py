@@ -186,6 +186,7 @@ ADMIN_OPERATIONS: Operations = {
         parameters=(
             Parameter("since", "query", "Only later ones.", {"type": "string", "format": "date-time"}),
             Parameter("model", "query", "Only those of this model.", _TEXT),
+            Parameter("code", "query", "Only those with this code, as `engine_died`.", _TEXT),
             Parameter(
                 "limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
             ),

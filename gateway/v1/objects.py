@@ -34,7 +34,11 @@ def _depth(value: object) -> int:
 def small(value: object) -> object:
     if _depth(value) > MAX_DEPTH:
         raise PydanticCustomError("too_deep", "It is nested more than {most} levels deep", {"most": MAX_DEPTH})
-    if len(json.dumps(value)) > MAX_SCHEMA:
+    try:
+        length = len(json.dumps(value, allow_nan=False))
+    except ValueError:  # such as 1e999
+        raise PydanticCustomError("not_finite", "It has a number that is too large") from None
+    if length > MAX_SCHEMA:
         raise PydanticCustomError("too_long", "It is longer than {most} characters", {"most": MAX_SCHEMA})
     if why := unstorable(value):
         raise PydanticCustomError("unstorable", "It {why}", {"why": why})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from httpx import Response
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 
 from broker.cleanup import Cleaner
@@ -219,6 +220,28 @@ async def test_there_are_so_many_entries_at_most_and_the_unused_go_first(gateway
     assert not {1, 2, 3} & set(seeds)
 
 
+async def test_a_wrong_number_of_entries_forgets_none(
+    gateway: Gateway, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a crash may have left the database with."""
+    looked = 0
+
+    async def wrong(_: object) -> int:
+        nonlocal looked
+        looked += 1
+        return 1000
+
+    monkeypatch.setattr(AsyncCollection, "estimated_document_count", wrong)
+    for seed in range(2):
+        await ask(gateway, seed=seed)
+
+        async def tidied(times: int = seed + 1) -> bool:
+            return looked >= times
+
+        await eventually(tidied)
+    assert (await ask(gateway, seed=0)).headers["x-cache"] == "hit"
+
+
 async def test_failed_answers_are_not_used(gateway: Gateway, worker: Worker) -> None:
     asked = ASKED | {"simulate": {"fault": "reject"}}
     for _ in range(2):
@@ -231,6 +254,8 @@ async def test_an_entry_whose_job_was_not_completed_leads_nowhere(gateway: Gatew
     first = await ask(gateway)
     broker = gateway.broker
     await broker.database.jobs.update_one({}, {"$set": {"status": "failed"}})
+    assert (await ask(gateway)).headers["x-cache"] == "miss"
+    await broker.database.jobs.update_many({}, {"$unset": {"fingerprint": ""}})  # as where it went on to another model
     assert (await ask(gateway)).headers["x-cache"] == "miss"
     await broker.database.jobs.delete_many({})
     assert (await ask(gateway)).headers["x-cache"] == "miss"

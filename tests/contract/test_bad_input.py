@@ -129,6 +129,14 @@ async def test_a_model_that_was_asked_for_in_vain_is_remembered(gateway: Gateway
     assert [(model["name"], model["count"], model["last_subject"]) for model in missing] == [("gpt.$12", 2, "admin")]
 
 
+async def test_a_list_that_is_full_of_such_models_makes_room(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.registry.MISSING_LIMIT", 2)
+    for name in ("often", "often", "once", "new", "newer"):
+        await gateway.http.post("/api/chat", json={"message": "hi", "model": name})
+    missing = (await gateway.http.get("/admin/missing-models")).json()["missing_models"]
+    assert [model["name"] for model in missing] == ["often", "newer"]
+
+
 async def test_a_priority_above_the_roles_cap_is_refused(gateway: Gateway) -> None:
     await Users(gateway.broker.database.handle).create("bob", "bobs-password", "user")
     await gateway.sign_in("bob", "bobs-password")

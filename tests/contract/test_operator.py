@@ -142,7 +142,7 @@ async def test_a_client_over_its_rate_is_refused_and_told_when_to_come_back(
         assert 429 not in {response.status_code for response in robots}
 
 
-@pytest.mark.parametrize("query", ["since=yesterday", "limit=0", "limit=5000"])
+@pytest.mark.parametrize("query", ["since=yesterday", "since=0001-01-01T00:00:00%2B23:59", "limit=0", "limit=5000"])
 async def test_crashes_asked_for_wrongly_are_refused(gateway: Gateway, query: str) -> None:
     response = await gateway.http.get(f"/admin/crashes?{query}")
     assert (response.status_code, response.json()["code"]) == (400, "invalid_query")
@@ -161,6 +161,8 @@ async def test_crashes_can_be_narrowed_down(gateway: Gateway, worker: Worker) ->
     assert len(first) == 1
     assert (first[0]["model"], first[0]["outcome"]) == ("simulator", "failed")
     assert (await gateway.http.get("/admin/crashes?model=tesseract")).json()["crashes"] == []
+    assert (await gateway.http.get("/admin/crashes?code=engine_died")).json()["crashes"] == []
+    assert len((await gateway.http.get("/admin/crashes?code=engine_rejected_input")).json()["crashes"]) == 2
     assert (await gateway.http.get("/admin/crashes?since=2100-01-01T00:00:00Z")).json()["crashes"] == []
 
 

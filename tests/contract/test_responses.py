@@ -51,6 +51,8 @@ class City(BaseModel):
 class Model(Upstream):
     """Calls the function that it is offered, says what it is asked for in JSON, and else how many messages it got."""
 
+    made_up: dict[str, Any] | None = None
+
     async def chat(self, request: Request) -> Answer:
         if self.next:
             return await super().chat(request)
@@ -60,6 +62,8 @@ class Model(Upstream):
 
     def _pieces(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
         if asked.get("tools") and asked["messages"][-1]["role"] != "tool":
+            if self.made_up:
+                return [{"delta": {"tool_calls": [self.made_up]}}]
             call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ""}}
             pieces = [{"function": {"arguments": part}, "index": 0} for part in ('{"city":', '"Ulm"}')]
             return [{"delta": {"reasoning": "I have to look."}}] + [
@@ -525,6 +529,49 @@ async def test_the_same_request_again_is_the_same_response(online: Gateway, work
             assert again.text == first.text
         other = await online.http.post("/v1/responses", json={**asked, "metadata": {"a": "b"}}, headers=key)
         assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_conflict")
+
+
+async def test_a_request_that_was_taken_is_known_though_what_it_went_on_with_is_gone(
+    online: Gateway, worker: Worker
+) -> None:
+    first = (await online.http.post("/v1/responses", json=HELLO)).json()["id"]
+    for more in ({}, {"background": True}):
+        key, asked = {"Idempotency-Key": f"key {more}"}, {**HELLO, "previous_response_id": first, **more}
+        taken = await online.http.post("/v1/responses", json=asked, headers=key)
+        await reaches(online, f"resp_{taken.headers['x-request-id']}", "completed")
+        await online.http.delete(f"/v1/responses/{first}")
+        again = await online.http.post("/v1/responses", json=asked, headers=key)
+        assert (again.status_code, again.headers["x-request-id"]) == (200, taken.headers["x-request-id"])
+        first = again.json()["id"]
+
+
+async def test_calls_without_an_id_and_with_made_up_names_are_gone_on_with(
+    online: Gateway, worker: Worker, upstream: Model
+) -> None:
+    """And what Gemini wants back with a call it gets."""
+    extra = {"google": {"thought_signature": "abc"}}
+    call = {
+        "id": "",
+        "type": "function",
+        "function": {"name": "get weather", "arguments": "{}"},
+        "extra_content": extra,
+    }
+    upstream.made_up = call
+    response = await online.http.post("/v1/responses", json=HELLO | {"model": "theirs", "tools": [WEATHER]})
+    (called,) = response.json()["output"]
+    output = {"type": "function_call_output", "call_id": called["call_id"], "output": "Rain"}
+    asked = {"model": "theirs", "input": [output], "previous_response_id": response.json()["id"], "tools": [WEATHER]}
+    again = await online.http.post("/v1/responses", json=asked)
+    assert again.status_code == 200, again.text
+    (told,) = upstream.asked[-1]["messages"][1]["tool_calls"]
+    assert told == {**call, "id": called["call_id"]}
+
+
+async def test_a_number_that_is_too_large_is_refused(online: Gateway, worker: Worker) -> None:
+    tool = json.dumps(WEATHER).replace('"object"', '"object", "maxProperties": 1e999', 1)
+    content = json.dumps(HELLO)[:-1] + f', "background": true, "tools": [{tool}]}}'
+    refused = await online.http.post("/v1/responses", content=content, headers={"Content-Type": "application/json"})
+    assert (refused.status_code, "too large" in refused.json()["error"]["message"]) == (400, True), refused.text
 
 
 async def test_what_is_deleted_or_not_to_be_stored_is_not_there_any_more(

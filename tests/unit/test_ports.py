@@ -4,13 +4,14 @@ import secrets
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests import ports
-from tests.ports import free_port
+from tests.ports import apart, free_port
 
 DRAWN = 400
+RANGE = [int(port) for port in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()]
 DRAW = f"""
 import sys
 from tests.ports import free_port
@@ -38,7 +39,14 @@ def test_no_port_is_given_to_two_and_the_kernel_gives_none_of_them() -> None:
         for drawer in drawers:
             drawer.communicate()
     assert len(set(given)) == len(given) == 4 * DRAWN
-    assert max(given) < min(given_by_the_kernel() for _ in range(DRAWN))
+    if set(apart(*RANGE)).isdisjoint(range(RANGE[0], RANGE[1] + 1)):
+        assert not set(given) & {given_by_the_kernel() for _ in range(DRAWN)}
+
+
+def test_where_the_kernel_takes_all_ports_any_is_given() -> None:
+    assert {9_999, 32_768, 60_999} & set(apart(32_768, 60_999)) == set()
+    assert {10_000, 32_767, 61_000, 65_535} <= set(apart(32_768, 60_999))
+    assert 20_000 in apart(1_024, 65_535)
 
 
 def test_a_port_at_which_something_listens_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +54,7 @@ def test_a_port_at_which_something_listens_is_not_given(monkeypatch: pytest.Monk
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         taken = listener.getsockname()[1]
-        chosen, first = secrets.randbelow, iter([taken - ports.FIRST])
-        monkeypatch.setattr(secrets, "randbelow", lambda below: next(first, chosen(below)))
+        chosen, first = secrets.choice, iter([taken])
+        monkeypatch.setattr(secrets, "choice", lambda among: next(first, chosen(among)))
         assert free_port() != taken
         assert not list(first)

@@ -4,16 +4,15 @@
 be got, followed and deleted by its id as long as its job is kept, and gone on with by ``previous_response_id``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from broker.errors import JobFinished, JobNotFound
-from broker.job import Idempotency, Job, Status
+from broker.job import Idempotency, Job, NewJob, Status
 from broker.payloads import unstow
 from broker.results import unpack
 from gateway.arrival import Arrival, arrive
@@ -31,7 +30,8 @@ from gateway.v1.responses.input import Message, items_of
 from gateway.v1.responses.requests import ResponseRequest
 from gateway.v1.responses.streams import Narrator, asked_number, response_events
 from gateway.v1.responses.work import API, conversation, instructions_apart, response_work
-from gateway.v1.work import Work
+
+Make = Callable[[], Awaitable[NewJob]]
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
@@ -62,19 +62,24 @@ async def create(request: Request) -> Response:
     most = arrival.gateway.settings.server.max_upload * 4 // 3 + ENVELOPE
     body = await read_body(request, most)
     asked = validated(ResponseRequest, parse_json(body))
-    work = response_work(asked, await _before(arrival, asked.previous_response_id, most, len(body)))
-    idempotency = arrival.idempotency(work.model, {**work.payload, "asked": dict(work.asked)})
+    # As it was sent: what it goes on with may be gone when it is sent again.
+    idempotency = arrival.idempotency(asked.model, asked.model_dump(mode="json", by_alias=True))
+
+    async def make() -> NewJob:
+        before = await _before(arrival, asked.previous_response_id, most, len(body))
+        return await response_work(asked, before).job(arrival, idempotency)
+
     if asked.background and not asked.stream:
-        return await _begun(arrival, work, idempotency, asked.instructions)
-    make, form = partial(work.job, arrival, idempotency), ResponseForm(asked.instructions)
-    return await answered(request, arrival, form, idempotency, make, stream=work.stream, goes_on=bool(asked.background))
+        return await _begun(arrival, make, idempotency, asked.instructions)
+    form, goes_on = ResponseForm(asked.instructions), bool(asked.background)
+    return await answered(request, arrival, form, idempotency, make, stream=bool(asked.stream), goes_on=goes_on)
 
 
-async def _begun(arrival: Arrival, work: Work, idempotency: Idempotency | None, instructions: str | None) -> Response:
+async def _begun(arrival: Arrival, make: Make, idempotency: Idempotency | None, instructions: str | None) -> Response:
     """The answer to a request for something that goes on by itself."""
     if earlier := await arrival.earlier(idempotency):
         return await _current(arrival.gateway, earlier, arrival.headers | REPLAYED)
-    new = await work.job(arrival, idempotency)
+    new = await make()
     job = await arrival.gateway.broker.submit(new)
     if job.id != new.id:
         return await _current(arrival.gateway, job, arrival.headers | REPLAYED)
