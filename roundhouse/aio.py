@@ -33,7 +33,7 @@ class AsyncClient(Calls):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         access = Access.of(urls, token, username, password, os.environ)
-        super().__init__(Session(AsyncWire(transport), access, patience, on_trouble))
+        super().__init__(Session(AsyncWire(access.urls, transport), access, patience, on_trouble))
 
     async def __aenter__(self) -> Self:
         return self

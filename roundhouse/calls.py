@@ -8,11 +8,10 @@ from typing import Any, Unpack
 import httpx
 
 from roundhouse import requests
-from roundhouse.errors import JobFailed, RoundhouseApiError, too_late, understood
+from roundhouse.errors import JobFailed, RoundhouseApiError, about, too_late, understood
 from roundhouse.following import AsyncStream, job_events
 from roundhouse.models import Answer, Job, JobEvent, JobPage, Model
 from roundhouse.requests import ChatOptions, Handling, Messages, OcrOptions, Sampling, Source
-from roundhouse.retry import Trouble
 from roundhouse.session import Session
 from roundhouse.wire import Request
 
@@ -20,6 +19,8 @@ from roundhouse.wire import Request
 POLL = 20
 # Seconds for the answer to a long-poll to come, beyond what was asked for.
 SLACK = 30.0
+# Seconds that a single look at a job may take, where a wait is given no time.
+LOOK = 5.0
 
 
 def deadline_of(timeout: float | None) -> float | None:
@@ -93,24 +94,30 @@ class Calls:
         on_change: Callable[[Job], None] | None = None,
         every: int = POLL,
     ) -> Job:
-        """The job once it has ended. ``on_change`` sees it after each long-poll, of ``every`` seconds at most."""
-        deadline = deadline_of(timeout)
-        while True:
-            left = every if deadline is None else min(every, int(deadline - monotonic()) + 1)
-            poll = Request("GET", f"/api/jobs/{id_of(job)}", params={"wait": max(left, 0)}, read=every + SLACK)
-            try:
-                found = await self._job(poll, deadline)
-            except RoundhouseApiError as error:
-                if error.code != "invalid_wait" or every == 1:
-                    raise
-                every //= 2  # the gateway's server.max_wait is shorter
-                continue
-            if on_change is not None:
-                on_change(found)
-            if found.ended:
-                return found
-            if deadline is not None and monotonic() >= deadline:
-                raise too_late()
+        """The job once it has ended. ``on_change`` sees it after each long-poll, of ``every`` seconds at most.
+
+        With a ``timeout`` of 0 it is looked at once.
+        """
+        once = timeout is not None and timeout <= 0
+        every, deadline = max(every, 1), deadline_of(LOOK if once else timeout)
+        with about(id_of(job)):
+            while True:
+                left = every if deadline is None else min(every, int(deadline - monotonic()) + 1)
+                wait = 0 if once else max(left, 0)
+                poll = Request("GET", f"/api/jobs/{id_of(job)}", params={"wait": wait}, read=every + SLACK)
+                try:
+                    found = await self._job(poll, deadline)
+                except RoundhouseApiError as error:
+                    if error.code != "invalid_wait" or every == 1:
+                        raise
+                    every //= 2  # the gateway's server.max_wait is shorter
+                    continue
+                if on_change is not None:
+                    on_change(found)
+                if found.ended:
+                    return found
+                if once or (deadline is not None and monotonic() >= deadline):
+                    raise too_late()
 
     async def cancel(self, job: Job | str) -> Job:
         """The job, cancelled. Raises RoundhouseApiError ``job_finished`` where it had ended otherwise before."""
@@ -190,8 +197,9 @@ class Calls:
         deadline = deadline_of(timeout)
         job = await self.submit_ocr(document, timeout, **options)
         if on_event is not None:
-            async for event in job_events(self.session, job.id, deadline):
-                on_event(event)
+            async with aclosing(job_events(self.session, job.id, deadline)) as events:
+                async for event in events:
+                    on_event(event)
         return completed(await self.wait(job, None if deadline is None else deadline - monotonic()))
 
     async def embed(
@@ -221,9 +229,9 @@ class Calls:
         return await self.session.json(request)
 
     async def healthy(self) -> bool:
-        """Whether the gateway answers and accepts jobs, at a single look."""
+        """Whether a gateway answers and accepts jobs, at a single look at each until one does."""
         try:
-            await self.session.send(Request("GET", "/health", public=True, read=5.0), trouble=Trouble(0.0))
+            await self.session.send(Request("GET", "/health", public=True, read=5.0), trouble=self.session.trouble(0.0))
         except RoundhouseApiError:
             return False
         return True

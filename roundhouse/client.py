@@ -77,7 +77,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         access = Access.of(urls, token, username, password, os.environ)
-        self._calls = Calls(Session(BlockingWire(transport), access, patience, on_trouble))
+        self._calls = Calls(Session(BlockingWire(access.urls, transport), access, patience, on_trouble))
 
     def __enter__(self) -> Self:
         return self

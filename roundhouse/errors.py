@@ -57,6 +57,16 @@ def too_late() -> DeadlinePassed:
     return DeadlinePassed("The time that the call was given is over.")
 
 
+@contextmanager
+def about(job_id: str) -> Iterator[None]:
+    """What is raised in it names the job, if it did not before."""
+    try:
+        yield
+    except RoundhouseApiError as error:
+        error.job_id = error.job_id or job_id
+        raise
+
+
 class JobFailed(RoundhouseApiError):
     code = "job_failed"
 

@@ -9,7 +9,7 @@ from typing import Self, TypeAlias
 import httpx
 from httpx_sse import ServerSentEvent, SSEError
 
-from roundhouse.errors import RoundhouseApiError, StreamRestarted, too_late, understood
+from roundhouse.errors import RoundhouseApiError, StreamRestarted, about, too_late, understood
 from roundhouse.models import JobEvent, Piece, Restart
 from roundhouse.pieces import Reading
 from roundhouse.session import Session
@@ -66,10 +66,10 @@ class Following:
                         trouble.over()
                         self._last = event.id or self._last
                         yield event
-                        self._in_time()
                 error: RoundhouseApiError = self._session.unreachable("the stream broke off")
             except (httpx.RequestError, SSEError) as broken:
-                self._in_time()
+                if self._deadline is not None and monotonic() >= self._deadline:
+                    raise too_late() from broken
                 error = self._session.unreachable(str(broken) or type(broken).__name__)
             except RoundhouseApiError as told:
                 error = told
@@ -79,19 +79,21 @@ class Following:
                 trouble.over()
             await self._session.bear(error, trouble, self._deadline, at)
 
-    def _in_time(self) -> None:
-        if self._deadline is not None and monotonic() >= self._deadline:
-            raise too_late()
+
+def after(request: Request, last: str | None) -> Request:
+    """``request`` for the events after the ``last`` that came."""
+    return request if last is None else request.with_headers(**{"Last-Event-ID": last})
 
 
 def answer_request(submit: Request) -> Callable[[str | None, str | None], Request]:
     """What to ask for a chat's stream: ``submit``, which bears an Idempotency-Key, until its job is known."""
 
     def request(job_id: str | None, last: str | None) -> Request:
-        if job_id is None:
-            return submit
-        again = Request("GET", f"/v1/chat/completions/{job_id}", params={"stream": "true"})
-        return again if last is None else again.with_headers(**{"Last-Event-ID": last})
+        # Where a proxy keeps the header to itself that names the job, the key finds it each time.
+        again = submit
+        if job_id is not None:
+            again = Request("GET", f"/v1/chat/completions/{job_id}", params={"stream": "true"})
+        return after(again, last)
 
     return request
 
@@ -100,17 +102,17 @@ async def job_events(session: Session, job_id: str, deadline: float | None) -> A
     """The news of a job, up to its end. Raises RoundhouseApiError ``job_not_found``."""
 
     def request(_: str | None, last: str | None) -> Request:
-        ask = Request("GET", f"/api/jobs/{job_id}/events")
-        return ask if last is None else ask.with_headers(**{"Last-Event-ID": last})
+        return after(Request("GET", f"/api/jobs/{job_id}/events"), last)
 
     following = Following(session, request, deadline, job_id)
     async with aclosing(following.events()) as events:
-        async for event in events:
-            with understood():
-                news = JobEvent(event.event, json.loads(event.data))
-            yield news
-            if event.event == "end":
-                return
+        with about(job_id):
+            async for event in events:
+                with understood():
+                    news = JobEvent(event.event, json.loads(event.data))
+                yield news
+                if event.event == "end":
+                    return
 
 
 class AsyncStream:
@@ -170,8 +172,9 @@ class AsyncStream:
     async def _all(self) -> AsyncGenerator[Piece, None]:
         while True:
             try:
-                async for piece in self._reading():
-                    yield piece
+                async with aclosing(self._reading()) as pieces:
+                    async for piece in pieces:
+                        yield piece
                 return
             except RoundhouseApiError as error:
                 if not (self._restarts and isinstance(error, StreamRestarted)):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from roundhouse.errors import RoundhouseApiError
 from roundhouse.wire import Request
 
 Messages: TypeAlias = str | Sequence[Mapping[str, Any]]
@@ -68,7 +69,10 @@ class OcrOptions(Handling, total=False):
 
 
 def headers(options: Mapping[str, Any]) -> dict[str, str]:
-    """Of a submit: what ``Handling`` says, and a key by which the same request is known when it is repeated."""
+    """Of a submit: what ``Handling`` says, and a key by which the same request is known when it is repeated.
+
+    Raises RoundhouseApiError for what cannot be sent in a header, as the gateway does for what it does not take.
+    """
     timeout = options.get("attempt_timeout")
     told = {
         "X-Priority": options.get("priority"),
@@ -77,13 +81,29 @@ def headers(options: Mapping[str, Any]) -> dict[str, str]:
         "Idempotency-Key": options.get("idempotency_key") or uuid.uuid4().hex,
         "Cache-Control": "no-cache" if options.get("no_cache") else None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    said = {name: str(value) for name, value in told.items() if value is not None}
+    for name, value in said.items():
+        if not (value.isascii() and value.isprintable()):
+            raise RoundhouseApiError(
+                f"{name} has to be of printable ASCII characters, unlike {value!r}.", code=_REFUSED.get(name)
+            )
+    return said
 
 
-def _given(options: Mapping[str, Any], *kinds: type) -> dict[str, Any]:
-    """Of the options those of ``kinds`` that are set, and not about handling."""
-    names = {name for kind in kinds for name in kind.__annotations__} - Handling.__annotations__.keys()
-    return {name: value for name, value in options.items() if name in names and value is not None}
+_REFUSED = {
+    "X-Priority": "invalid_priority",
+    "X-Client-ID": "invalid_client_id",
+    "Idempotency-Key": "invalid_idempotency_key",
+}
+
+
+def _given(options: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Of the options those that are set, and not about handling. Raises TypeError for what is not of this ``kind``."""
+    if unknown := options.keys() - kind.__annotations__.keys():
+        there_are = ", ".join(sorted(kind.__annotations__))
+        raise TypeError(f"There is no option {', '.join(sorted(unknown))} here, but {there_are}.")
+    asked = options.keys() - Handling.__annotations__.keys()
+    return {name: value for name, value in options.items() if name in asked and value is not None}
 
 
 def conversation(messages: Messages, system: str | None) -> list[Mapping[str, Any]]:
@@ -107,25 +127,28 @@ def chat_answer(model: str, messages: Messages, options: Mapping[str, Any], *, s
 
 
 def ocr_submit(document: Source, options: Mapping[str, Any]) -> Request:
+    given = _given(options, OcrOptions)
     if isinstance(document, bytes):
         name, data = "document", document
     else:
         path = Path(document)
         name, data = path.name, path.read_bytes()
-    given = _given(options, OcrOptions)
     given.pop("no_cache", None)
     form = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in given.items()}
     return Request("POST", "/api/ocr", form=form, files={"file": (name, data)}, headers=headers(options))
 
 
 def embeddings_submit(model: str | None, texts: str | Sequence[str], options: Mapping[str, Any]) -> Request:
-    body = _named(model, {"input": texts if isinstance(texts, str) else list(texts)})
-    return Request("POST", "/api/embeddings", json=body, headers=headers(options))
+    return Request("POST", "/api/embeddings", json=_embedding(model, texts, options), headers=headers(options))
 
 
 def embeddings_answer(model: str, texts: str | Sequence[str], options: Mapping[str, Any]) -> Request:
-    body = {"model": model, "input": texts if isinstance(texts, str) else list(texts)}
+    body = _embedding(model, texts, options)
     return Request("POST", "/v1/embeddings", json=body, headers=headers(options), waits=True)
+
+
+def _embedding(model: str | None, texts: str | Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    return _named(model, {"input": texts if isinstance(texts, str) else list(texts), **_given(options, Handling)})
 
 
 def _named(model: str | None, body: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 import httpx
 
-from roundhouse.errors import RoundhouseApiError, Unreachable, refusal, too_late, understood
+from roundhouse.errors import DeadlinePassed, RoundhouseApiError, Unreachable, refusal, too_late, understood
 from roundhouse.retry import Trouble, elsewhere, passes
 from roundhouse.wire import Request, Wire
 
@@ -17,6 +18,8 @@ log = logging.getLogger("roundhouse")
 URL = "http://127.0.0.1:8080"
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _HEALTH = Request("GET", "/health", public=True)
+# Seconds after which a proxy that gives up has waited for an answer, and has not just found nobody to ask.
+AT_ONCE = 1.0
 
 OnTrouble = Callable[[RoundhouseApiError, float], None]
 """Called with what went wrong, and the seconds until it is tried again."""
@@ -42,12 +45,14 @@ class Access:
     ) -> "Access":
         """What is not given is as ROUNDHOUSE_URL (one, or several with commas between), ROUNDHOUSE_TOKEN,
         ROUNDHOUSE_USER and ROUNDHOUSE_PASSWORD say."""
-        found = environ.get("ROUNDHOUSE_URL", URL).split(",") if urls is None else urls
+        # A variable that is empty says as little as one that is not there.
+        found = (environ.get("ROUNDHOUSE_URL") or URL).split(",") if urls is None else urls
         found = [url.strip().rstrip("/") for url in ([found] if isinstance(found, str) else found)]
         if not found or not all(url.startswith(("http://", "https://")) for url in found):
             raise ValueError(f"A gateway's URL begins with http:// or https://, not as in {found}.")
-        if token is None and username is None:
-            token, username = environ.get("ROUNDHOUSE_TOKEN"), environ.get("ROUNDHOUSE_USER")
+        if token is None:
+            if username is None:
+                token, username = environ.get("ROUNDHOUSE_TOKEN") or None, environ.get("ROUNDHOUSE_USER") or None
             password = environ.get("ROUNDHOUSE_PASSWORD") if password is None else password
         return cls(found, token, username, password)
 
@@ -63,6 +68,7 @@ class Session:
         self._access_token = access.token
         self._refresh_token: str | None = None
         self._login = (access.username, access.password)
+        self._sign_in_failed: RoundhouseApiError | None = None
         self._on_trouble = on_trouble
 
     @property
@@ -75,8 +81,9 @@ class Session:
         """The gateway that is asked now."""
         return self._urls[self._at]
 
-    def trouble(self) -> Trouble:
-        return Trouble(self.patience, len(self._urls))
+    def trouble(self, patience: float | None = None) -> Trouble:
+        """``patience``: None for the client's own."""
+        return Trouble(self.patience if patience is None else patience, len(self._urls))
 
     async def send(
         self,
@@ -94,15 +101,18 @@ class Session:
         renewed = False
         while True:
             url, token = self._at, "" if request.public else await self._token(deadline)
+            asked = monotonic()
             try:
                 return await self._once(request, token, deadline, stream=stream)
             except RoundhouseApiError as error:
-                if error.status == 401 and not renewed and await self._renew(token, deadline):
+                may_renew = error.status == 401 and not request.public and not renewed
+                if may_renew and await self._renew(token, deadline):
                     renewed = True
-                elif request.waits and isinstance(error.__cause__, httpx.ReadTimeout):
+                elif request.waits and _takes_long(error, monotonic() - asked):
                     # Nothing is wrong with an answer that takes long, unless nobody is there to give it.
                     await self.send(_HEALTH, deadline=deadline, trouble=trouble)
                     trouble.over()
+                    renewed = False
                 elif request.repeatable or _undone(error):
                     await self.bear(error, trouble, deadline, url)
                 else:
@@ -135,14 +145,12 @@ class Session:
             await self.wire.sleep(pause)
 
     async def _once(self, request: Request, token: str, deadline: float | None, *, stream: bool) -> httpx.Response:
-        read = request.read if deadline is None else min(request.read, deadline - monotonic())
-        if read <= 0:
-            raise too_late()
         try:
-            response = await self.wire.send(request, self.url, read, token, stream=stream)
+            response = await self.wire.send(request, self.url, token, deadline)
+            if not (stream and response.is_success):
+                await self.wire.read(response)
             if response.is_success:
                 return response
-            await self.wire.read(response)
         except httpx.RequestError as error:
             if deadline is not None and monotonic() >= deadline:
                 raise too_late() from error
@@ -154,15 +162,13 @@ class Session:
 
     async def log_in(self, username: str, password: str) -> None:
         """Raises RoundhouseApiError ``invalid_credentials``."""
-        self._login = (username, password)
-        await self._grant(None, grant_type="password", username=username, password=password)
+        async with self.wire.alone(None):
+            self._login = (username, password)
+            await self._grant(None, grant_type="password", username=username, password=password)
 
     async def _token(self, deadline: float | None) -> str:
         if self._access_token is None:
-            username, password = self._login
-            if username is None:
-                return ""
-            await self._grant(deadline, grant_type="password", username=username, password=password or "")
+            await self._renew("", deadline)
         return self._access_token or ""
 
     async def _grant(self, deadline: float | None, **form: str) -> None:
@@ -171,9 +177,26 @@ class Session:
             self._access_token, self._refresh_token = str(tokens["access_token"]), tokens.get("refresh_token")
 
     async def _renew(self, refused: str, deadline: float | None) -> bool:
-        """Whether there is another token than the one that was refused."""
-        if self._access_token != refused:
-            return True
+        """Whether there is another token than the one that was refused, "" if there was none.
+
+        One call at a time asks for it. What comes of that, the others have who waited for it, good or bad.
+        """
+        failed_before = self._sign_in_failed
+        async with self.wire.alone(deadline):
+            if (self._access_token or "") != refused:
+                return True
+            if self._sign_in_failed is not None and self._sign_in_failed is not failed_before:
+                raise copy(self._sign_in_failed)
+            try:
+                return await self._sign_in(deadline)
+            except DeadlinePassed:
+                raise  # the others may have more time
+            except RoundhouseApiError as error:
+                self._sign_in_failed = copy(error)
+                raise
+
+    async def _sign_in(self, deadline: float | None) -> bool:
+        """Whether there was anything to do it by."""
         username, password = self._login
         if self._refresh_token is not None:
             token, self._refresh_token = self._refresh_token, None
@@ -187,6 +210,15 @@ class Session:
             return False
         await self._grant(deadline, grant_type="password", username=username, password=password or "")
         return True
+
+
+def _takes_long(error: RoundhouseApiError, seconds: float) -> bool:
+    """Whether there was nothing but silence, by the clock here or, after as many ``seconds``, by that of a proxy.
+
+    A job that ran out of time has the same status as the proxy; its answer is not to be asked for again.
+    """
+    given_up = error.status == 504 and error.may_repeat and seconds > AT_ONCE
+    return given_up or isinstance(error.__cause__, httpx.ReadTimeout)
 
 
 def _undone(error: RoundhouseApiError) -> bool:

@@ -134,6 +134,26 @@ async def test_a_stream_that_is_cut_again_and_again_is_told_as_if_it_had_not(onl
             assert cut.after == []
 
 
+class Nameless(Cut):
+    """And the proxy in between keeps to itself which job it is."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        response.headers.pop("x-request-id", None)
+        return response
+
+
+async def test_a_stream_goes_on_also_where_nobody_says_of_which_job_it_is(online: Gateway) -> None:
+    cut = Nameless()
+    async with AsyncClient(url_of(online), username="admin", password=PASSWORD, transport=cut) as api:
+        whole = [piece async for piece in api.stream("simulator", "hello")]
+        before = len((await api.jobs()).jobs)
+        cut.after = [700] * 3
+        assert [piece async for piece in api.stream("simulator", "hello")] == whole
+        assert cut.after == []
+        assert len((await api.jobs()).jobs) == before + 1
+
+
 async def test_a_stream_goes_on_at_the_other_gateway(online: Gateway, settings: Settings) -> None:
     cut = Cut()
     async with listening(settings) as other:

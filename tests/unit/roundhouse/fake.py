@@ -1,7 +1,9 @@
 """A gateway of a test: what it answers is said beforehand, and its connections break where the test wants."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -31,6 +33,29 @@ class Bytes(httpx.SyncByteStream, httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self:
             yield piece
+
+
+class Beats(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """Comments without end, as they keep a stream alive that has nothing to tell. Fails if nobody minds the clock."""
+
+    closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        enough = monotonic() + 10.0
+        while monotonic() < enough:
+            yield b":\n"
+        raise AssertionError("nobody minded the clock")
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            await asyncio.sleep(0)
+            yield piece
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
 
 
 class Script(httpx.MockTransport):
@@ -97,6 +122,7 @@ class Gateway(httpx.MockTransport):
 
     def __init__(self, events: Sequence[bytes], breaks: Sequence[int], error: Exception | None = None) -> None:
         super().__init__(self._answer)
+        self.names_job = True
         self.events = events
         self.asked: list[httpx.Request] = []
         self.breaks = list(breaks)
@@ -105,13 +131,13 @@ class Gateway(httpx.MockTransport):
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
         last = request.headers.get("last-event-id")
-        if request.method == "POST":
-            assert last is None
-        else:
+        if request.method != "POST":
             assert request.url.path == f"{CHAT}/{JOB}"
         told = 0 if last is None else int(last.removeprefix(f"{TOKEN}-"))
         data = b":\n".join([b"", *self.events[told:]])
-        headers = {"content-type": "text/event-stream; charset=utf-8", "x-request-id": JOB}
+        headers = {"content-type": "text/event-stream; charset=utf-8"}
+        if self.names_job:
+            headers["x-request-id"] = JOB
         if not self.breaks:
             return httpx.Response(200, headers=headers, stream=Bytes(data))
         return httpx.Response(200, headers=headers, stream=Bytes(data[: self.breaks.pop(0)], self._error))

@@ -140,6 +140,19 @@ def test_no_time_at_all_asks_for_nothing() -> None:
     assert gateway.asked == []
 
 
+@pytest.mark.parametrize("urls", [URLS[:1], URLS], ids=["one", "two"])
+def test_whether_it_is_well_each_gateway_is_asked_once(urls: tuple[str, ...]) -> None:
+    gateway = Script(*[httpx.ConnectError("refused")] * len(urls))
+    with client(gateway, urls=urls) as api:
+        assert not api.healthy()
+    assert [request.url.host for request in gateway.asked] == ["one", "two"][: len(urls)]
+
+
+def test_one_gateway_that_is_well_is_enough() -> None:
+    with client(Script(httpx.ConnectError("refused"), ok({})), urls=URLS) as api:
+        assert api.healthy()
+
+
 def test_gateways_take_turns_where_they_fail_and_not_where_the_queue_is_full() -> None:
     gateway = Script(problem(503, "database_unavailable"), ok(ACCEPTED), problem(503, "queue_full"), ok(ACCEPTED))
     with client(gateway, urls=URLS) as api:
@@ -215,6 +228,67 @@ def test_a_chat_that_takes_long_is_asked_for_again_and_one_that_nobody_answers_i
         api.chat("m", "hello")
 
 
+def test_a_chat_may_take_longer_than_its_token_lives_again_and_again() -> None:
+    silent, expired = httpx.ReadTimeout("silent"), problem(401, "token_expired")
+    answers: list[Answer] = [tokens(1), silent, ok({}), expired, tokens(2), silent, ok({}), expired, tokens(3)]
+    gateway = Script(*answers, ok(WHOLE, **{"x-request-id": JOB}))
+    with client(gateway, token=None, username="ada", password="pw") as api:
+        assert api.chat("m", "hello").text == "Hi."
+    assert gateway.asked[-1].headers["authorization"] == "Bearer access 3"
+
+
+def test_a_chat_that_a_proxy_has_no_time_for_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def given_up(_: httpx.Request) -> httpx.Response:
+        nonlocal now
+        now += 60.0
+        return httpx.Response(504, text="<p>a proxy</p>")
+
+    monkeypatch.setattr("roundhouse.session.monotonic", lambda: now)
+    rounds: list[Any] = [given_up, ok({})] * 5
+    gateway = Script(*rounds, ok(WHOLE, **{"x-request-id": JOB}))
+    with client(gateway, patience=10.0) as api:
+        assert api.chat("m", "hello").text == "Hi."
+    assert gateway.paths == [CHAT, "/health"] * 5 + [CHAT]
+    assert len({request.headers["idempotency-key"] for request in gateway.asked[::2]}) == 1
+
+
+def test_a_proxy_that_gives_up_at_once_is_trouble_and_a_job_that_ran_out_of_time_has_failed() -> None:
+    with client(Script(problem(504, "slow")), patience=0.0) as api, pytest.raises(RoundhouseApiError, match="slow"):
+        api.chat("m", "hello")
+    ended = openai_problem(504, "attempt_timeout", **{"x-should-retry": "false", "x-request-id": JOB})
+    with client(Script(ended)) as api, pytest.raises(JobFailed):
+        api.chat("m", "hello")
+
+
+UNKNOWN: dict[str, Callable[[Client], object]] = {
+    "chat": lambda api: api.chat("m", "hello", top_k=1),  # type: ignore[call-arg]
+    "stream": lambda api: api.stream("m", "hello", top_k=None),  # type: ignore[call-arg]
+    "submit_chat": lambda api: api.submit_chat("m", "hello", top_k=1),  # type: ignore[call-arg]
+    "ocr": lambda api: api.ocr(b"%PDF", top_k=1),  # type: ignore[call-arg]
+    "embed": lambda api: api.embed("m", "hello", top_k=1),  # type: ignore[call-arg]
+    "submit_embeddings": lambda api: api.submit_embeddings("m", "hello", top_k=1),  # type: ignore[call-arg]
+}
+
+
+@pytest.mark.parametrize("call", UNKNOWN.values(), ids=UNKNOWN)
+def test_an_option_that_there_is_not_is_refused(call: Callable[[Client], object]) -> None:
+    gateway = Script()
+    with client(gateway) as api, pytest.raises(TypeError, match="top_k"):
+        call(api)
+    assert gateway.asked == []
+
+
+@pytest.mark.parametrize("label", ["Müller", "a\nb", "a\x7f"])
+def test_what_no_header_can_say_is_refused_as_the_gateway_would(label: str) -> None:
+    with client(Script()) as api:
+        with pytest.raises(RoundhouseApiError, match="invalid_client_id"):
+            api.submit_chat("m", "hello", client=label)
+        with pytest.raises(RoundhouseApiError, match="invalid_idempotency_key"):
+            api.embed("m", "hello", idempotency_key=label)
+
+
 def test_what_is_asked_of_a_chat_is_in_its_body() -> None:
     gateway = Script(ok(WHOLE, **{"x-request-id": JOB}))
     with client(gateway) as api:
@@ -257,6 +331,23 @@ def test_a_wait_that_is_over_leaves_the_job_alone() -> None:
     gateway = Script(ok(job_body("queued")))
     with client(gateway) as api, pytest.raises(DeadlinePassed):
         api.wait(JOB, timeout=1e-6)
+
+
+def test_a_wait_without_time_looks_once() -> None:
+    gateway = Script(ok(job_body("completed")), ok(job_body("queued")))
+    with client(gateway) as api:
+        assert api.wait(JOB, timeout=0).status == "completed"
+        with pytest.raises(DeadlinePassed) as raised:
+            api.wait(JOB, timeout=0)
+    assert raised.value.job_id == JOB
+    assert [request.url.params["wait"] for request in gateway.asked] == ["0", "0"]
+
+
+def test_a_wait_leaves_the_gateway_in_peace_for_a_second_at_least() -> None:
+    gateway = Script(ok(job_body("queued")), ok(job_body("completed")))
+    with client(gateway) as api:
+        api.wait(JOB, every=0)
+    assert [request.url.params["wait"] for request in gateway.asked] == ["1", "1"]
 
 
 def test_a_document_is_read_with_its_news_told() -> None:
@@ -353,12 +444,27 @@ def test_a_cancel_that_was_done_before_its_answer_came_is_done() -> None:
             {"ROUNDHOUSE_TOKEN": "t", "ROUNDHOUSE_USER": "ada"},
             (["http://c"], None, "bob", "secret"),
         ),
+        (
+            (None, None, "bob", None),
+            {"ROUNDHOUSE_URL": "", "ROUNDHOUSE_TOKEN": "t", "ROUNDHOUSE_PASSWORD": "pw"},
+            (["http://127.0.0.1:8080"], None, "bob", "pw"),
+        ),
+        ((None, "t", None, None), {"ROUNDHOUSE_PASSWORD": "pw"}, (["http://127.0.0.1:8080"], "t", None, None)),
     ],
 )
 def test_what_is_not_given_is_in_the_environment(given: Any, environ: dict[str, str], expected: Any) -> None:
     access = Access.of(*given, environ)
     assert (access.urls, access.token, access.username, access.password) == expected
     assert "pw" not in repr(access)
+
+
+def test_the_certificates_of_the_environment_are_read_where_there_is_anything_to_check(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    Client("http://one").close()
+    with pytest.raises(FileNotFoundError):
+        Client(["http://one", "https://two"])
 
 
 @pytest.mark.parametrize("urls", ["localhost:8080", [], ["http://a", "b"]])

@@ -1,6 +1,8 @@
 """Streams that break, against a gateway that does so on command."""
 
+import gzip
 import random
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -77,6 +79,25 @@ async def test_a_stream_that_breaks_again_and_again_is_told_whole() -> None:
         breaks = [chance.randrange(SIZE) for _ in range(chance.randrange(2, 12))]
         assert told(Gateway(EVENTS, breaks, BROKEN)) == WHOLE, breaks
         assert await told_async(Gateway(EVENTS, breaks)) == WHOLE, breaks
+
+
+async def test_a_stream_whose_job_a_proxy_does_not_let_through_goes_on_all_the_same() -> None:
+    for place in range(0, SIZE, 50):
+        gateway = Gateway(EVENTS, [place, SIZE - place], BROKEN)
+        gateway.names_job = False
+        assert told(gateway) == WHOLE, place
+        assert {request.method for request in gateway.asked} == {"POST"}
+
+
+async def test_a_stream_with_a_time_that_suffices_is_told_whole_also_when_it_is_compressed() -> None:
+    def script() -> Script:
+        packed = Bytes(gzip.compress(b"".join(EVENTS)))
+        return Script(httpx.Response(200, headers={**SSE, "content-encoding": "gzip"}, stream=packed))
+
+    with client(script()) as api:
+        assert list(api.stream("m", "hello", timeout=60.0)) == WHOLE
+    async with async_client(script()) as other:
+        assert [piece async for piece in other.stream("m", "hello", timeout=60.0)] == WHOLE
 
 
 def test_what_is_asked_again_is_the_same_request_until_the_job_is_known_and_then_the_rest() -> None:
@@ -197,6 +218,35 @@ def test_who_leaves_a_stream_cancels_its_job_and_who_reads_it_does_not() -> None
     with client(gateway) as api, api.stream("m", "hello") as stream:
         assert list(stream) == WHOLE
     assert len(gateway.asked) == 1
+
+
+class Noted(Bytes):
+    """Knows whether it is open."""
+
+    closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in super().__aiter__():
+                yield piece
+        finally:
+            self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def test_a_stream_that_is_left_is_closed_before_its_job_is_cancelled() -> None:
+    left = Noted(b"".join(EVENTS))
+
+    def cancelled(request: httpx.Request) -> httpx.Response:
+        assert (request.method, left.closed) == ("DELETE", True)
+        return httpx.Response(200, json={})
+
+    gateway = Script(httpx.Response(200, headers=SSE, stream=left), cancelled)
+    async with async_client(gateway) as api, api.stream("m", "hello") as stream:
+        assert await anext(stream) == WHOLE[0]
+    assert len(gateway.asked) == 2
 
 
 def test_a_stream_that_nobody_has_begun_asks_for_nothing() -> None:
