@@ -9,11 +9,13 @@ import httpx
 import openai
 import pytest
 
+from broker.errors import EngineError
 from tests.clients.conftest import Site, checked_http
 from tests.deployments import default_config
 from tests.vllm.conftest import entry_of
 from tests.vllm.test_clients import TIMEOUT, serving
 from worker.engine_process import socket_in
+from worker.engines.vllm_control import PATIENCE, Control
 
 INPUTS = ["the old turntable", "each engine to its own track"]
 
@@ -87,3 +89,22 @@ def test_langchain_searches_with_them(site: Site) -> None:
     likeness = [sum(one * other for one, other in zip(vector, query, strict=True)) for vector in vectors]
     assert likeness[1] == pytest.approx(1.0, abs=1e-3)
     assert likeness[0] < likeness[1]
+
+
+def test_long_inputs_are_asked_for_in_portions_and_answered_together(
+    client: openai.OpenAI, direct: openai.OpenAI
+) -> None:
+    given = [[5 + number] * 2000 for number in range(30)]
+    theirs = direct.embeddings.create(model="vectors", input=given, encoding_format="float")
+    ours = client.embeddings.create(model="vectors", input=given, encoding_format="float")
+    assert [entry.embedding for entry in ours.data] == [pytest.approx(each.embedding, abs=1e-6) for each in theirs.data]
+    assert (ours.usage.prompt_tokens, ours.usage.total_tokens) == (60_000, 60_000)
+
+
+async def test_what_a_woken_one_is_asked_for_it_can_do(site: Site) -> None:
+    (directory,) = (site.system.home / "state" / "run" / "engines").iterdir()
+    transport = httpx.AsyncHTTPTransport(uds=str(socket_in(directory)))
+    async with httpx.AsyncClient(transport=transport) as http:
+        await Control("vectors", "embedding", http, PATIENCE).canary()
+        with pytest.raises(EngineError, match=r"does not support Completions|404"):
+            await Control("vectors", "chat", http, PATIENCE).canary()

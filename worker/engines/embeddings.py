@@ -4,11 +4,17 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from broker.errors import EngineError
 from worker.engines.incoming import no_number, usage_of
+
+# Characters that are asked for at once, some 50,000 tokens: a second or so on a GPU.
+_AT_ONCE = 200_000
+# Of a token.
+_CHARACTERS = 4
+_COUNTS = ("prompt_tokens", "total_tokens")
 
 
 def packed(vector: Sequence[float]) -> str:
@@ -16,6 +22,27 @@ def packed(vector: Sequence[float]) -> str:
     if not vector or not all(map(math.isfinite, vector)):
         raise ValueError("A vector is empty, or not finite.")
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def portions(inputs: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """``inputs``, texts or lists of tokens, as they are asked for one after another: a server says nothing of what it
+    does before it has done all of it, and is taken for one that hangs after too long a silence."""
+    first = size = 0
+    for number, each in enumerate(inputs):
+        length = len(each) * (1 if isinstance(each, str) else _CHARACTERS)
+        if number > first and size + length > _AT_ONCE:
+            yield inputs[first:number]
+            first, size = number, 0
+        size += length
+    yield inputs[first:]
+
+
+def together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The answers to portions, as the one to all."""
+    usages = [each["usage"] for each in found if "usage" in each]
+    usage = {key: sum(counts[key] for counts in usages) for key in _COUNTS}
+    embeddings = [vector for each in found for vector in each["embeddings"]]
+    return {"embeddings": embeddings, **({"usage": usage} if len(usages) == len(found) else {})}
 
 
 def vectors(body: bytes, count: int) -> dict[str, Any]:
@@ -32,7 +59,7 @@ def vectors(body: bytes, count: int) -> dict[str, Any]:
         raise EngineError(f"The upstream's answer holds no {count} embeddings.", code="bad_answer") from error
     usage = usage_of(answer.get("usage")) or {}
     # vLLM counts here as for chats; there is nothing that was generated.
-    counts = {key: usage[key] for key in ("prompt_tokens", "total_tokens") if key in usage}
+    counts = {key: usage[key] for key in _COUNTS if key in usage}
     return {"embeddings": ordered, **({"usage": counts} if len(counts) == 2 else {})}
 
 

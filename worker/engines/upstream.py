@@ -20,7 +20,7 @@ from worker.engines.access import Server
 from worker.engines.answers import KINDS, Answer
 from worker.engines.base import Chunk, Delta, Result
 from worker.engines.dialects import Body, Tidier, refused_key, without
-from worker.engines.embeddings import vectors
+from worker.engines.embeddings import portions, together, vectors
 from worker.engines.incoming import checked, json_of
 from worker.engines.server_events import ServerEvents
 
@@ -105,12 +105,15 @@ class Upstream:
     async def _embed(self, model: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The vectors in the order of the inputs, each as little-endian float32 in base64."""
         body = self._body(model, payload) | {"encoding_format": "float"}
-        async with self._server.exchange("POST", "embeddings", _encoded(body)) as response:
-            await self._check(response)
-            content = await _read(response, _LONGEST_VECTORS)
-        self.heard = monotonic()
-        # There may be a hundred megabytes of numbers, and other answers do not wait for them.
-        return await asyncio.to_thread(vectors, content, len(payload["input"]))
+        found = []
+        for inputs in portions(payload["input"]):
+            async with self._server.exchange("POST", "embeddings", _encoded(body | {"input": inputs})) as response:
+                await self._check(response)
+                content = await _read(response, _LONGEST_VECTORS)
+            self.heard = monotonic()
+            # There may be a hundred megabytes of numbers, and other answers do not wait for them.
+            found.append(await asyncio.to_thread(vectors, content, len(inputs)))
+        return together(found)
 
     async def models(self) -> list[str]:
         """The names that the server itself lists. Raises as ``run``."""

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Seque
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from broker.cancellation import cancel_all
@@ -31,6 +30,7 @@ from worker.engine_record import recorded_pids
 from worker.engines.access import Access, Server
 from worker.engines.base import Chunk, Footprint, Request
 from worker.engines.documents import refuse_searchable_pdf
+from worker.engines.silence import Silence
 from worker.engines.upstream import Upstream
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 from worker.engines.vllm_control import CONNECT_TIMEOUT, PATIENCE, URL, Control, Patience
@@ -87,12 +87,12 @@ class VllmEngine:
         self._process: EngineProcess | None = None
         self._control: Control | None = None
         self._upstream: Upstream | None = None
+        self._silence: Silence | None = None
         self._vision: VisionModel | None = None
         self._holding: Holding | None = None
         self._freed: Mapping[str, int] = {}
         self._asleep = False
         self._sleeps = settings.sleep
-        self._runs = 0
         self._stalled = False
         self._watch: asyncio.Task[None] | None = None
 
@@ -115,6 +115,8 @@ class VllmEngine:
             await self._check()
         except EngineUnavailable as error:
             return error.message
+        except OSError as error:  # of a share that is away, say
+            return f"its files cannot be looked at: {error}"
         return None
 
     def need(self, total: int) -> int | None:
@@ -138,7 +140,6 @@ class VllmEngine:
         gpus = await self._room()
         self._directory = directory = start_directory(self._home, self._name)
         uuids, record = [gpu.uuid for gpu in gpus], directory / RECORD
-        # Silence is watched over all requests together: one may wait long for its turn while others are answered.
         access = Access(CONNECT_TIMEOUT, socket=socket_in(directory))
         self._upstream = upstream = Upstream(Server(f"The vLLM of {self._name}", f"{URL}/v1", access))
         self._process = process = self._program(model, gpus, directory)
@@ -152,10 +153,11 @@ class VllmEngine:
         except BaseException:
             await self.stop(grace=0.0)
             raise
-        self._control = Control(self._name, process.http, self._patience)
+        self._control = Control(self._name, self._settings.task, process.http, self._patience)
         self.turns.places = self.max_concurrent
         self._stalled = False
-        self._watch = asyncio.create_task(self._end_when_stalled(process, upstream))
+        self._silence = silence = Silence(upstream)
+        self._watch = asyncio.create_task(self._end_when_stalled(process, silence))
 
     def _program(self, model: Path, gpus: Sequence[DeviceState], directory: Path) -> EngineProcess:
         socket, total = socket_in(directory), min((gpu.total for gpu in gpus), default=None)
@@ -196,7 +198,7 @@ class VllmEngine:
         process, self._process = self._process, None
         upstream, self._upstream = self._upstream, None
         directory, self._directory = self._directory, None
-        self._control = self._holding = self._vision = None
+        self._control = self._holding = self._vision = self._silence = None
         if self._watch is not None:
             await cancel_all([self._watch])
         if process is not None:
@@ -223,8 +225,8 @@ class VllmEngine:
         ``sleep_freed_nothing``. After the last two it is in no known state, nothing is sent to it any more, and
         ``can_sleep`` is False for good."""
         holding = self._loaded()
-        if self._runs:
-            raise EngineError(f"Requests run on the vLLM of {self._name} ({self._runs}).", code="engine_busy")
+        if runs := 0 if self._silence is None else self._silence.runs:
+            raise EngineError(f"Requests run on the vLLM of {self._name} ({runs}).", code="engine_busy")
         if self._asleep:
             return
         # From here on a request would hang.
@@ -270,24 +272,19 @@ class VllmEngine:
         return VisionRecogniser("vllm", chat, self._vision, page_options(request.payload))
 
     async def _run(self, task: str, model: str, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
-        process, upstream = self._process, self._upstream
-        if process is None or upstream is None or not process.alive:
+        process, upstream, silence = self._process, self._upstream, self._silence
+        if process is None or upstream is None or silence is None or not process.alive:
             raise EngineNotRunning(f"The vLLM of {self._name} does not run.")
         if self._asleep:
             raise EngineNotRunning(f"The vLLM of {self._name} sleeps.")
-        if not self._runs:
-            upstream.heard = monotonic()
-        self._runs += 1
         try:
-            async with aclosing(upstream.run(task, model, payload)) as chunks:
+            async with aclosing(silence.counted(upstream.run(task, model, payload))) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except EngineError as error:
             if error.permanent:
                 raise
             raise await self._explained(process, error) from error
-        finally:
-            self._runs -= 1
 
     def _served(self, request: Request) -> str:
         """The LoRA adapter that the request asks for, which vLLM serves under a name of its own, or the model."""
@@ -310,15 +307,11 @@ class VllmEngine:
             return EngineDied(message)
         return error
 
-    async def _end_when_stalled(self, process: EngineProcess, upstream: Upstream) -> None:
-        limit = self._settings.stall_timeout
-        while process.alive:
-            silent = monotonic() - upstream.heard if self._runs else 0.0
-            if silent >= limit:
-                self._stalled = True
-                await process.kill()
-            else:
-                await asyncio.sleep(limit - silent)
+    async def _end_when_stalled(self, process: EngineProcess, silence: Silence) -> None:
+        await silence.lasts(self._settings.stall_timeout)
+        if process.alive:
+            self._stalled = True
+            await process.kill()
 
     async def _check(self) -> Path:
         """The directory of the weights. Raises EngineUnavailable with what is missing on this machine."""

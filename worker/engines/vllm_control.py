@@ -27,10 +27,11 @@ PATIENCE = Patience()
 
 
 class Control:
-    """Of the vLLM that serves the model ``name``, over ``http``, which is its owner's to close."""
+    """Of the vLLM that serves the model ``name`` for ``task``, over ``http``, which is its owner's to close."""
 
-    def __init__(self, name: str, http: httpx.AsyncClient, patience: Patience) -> None:
+    def __init__(self, name: str, task: str, http: httpx.AsyncClient, patience: Patience) -> None:
         self._name = name
+        self._task = task
         self._http = http
         self._patience = patience
 
@@ -45,13 +46,16 @@ class Control:
         await self._ask("POST", "/wake_up", "wake_failed")
         if (await self._ask("GET", "/is_sleeping", "wake_failed")).get("is_sleeping"):
             raise EngineError(f"The vLLM of {self._name} was woken and still sleeps.", code="wake_failed")
-        await self._canary()
+        await self.canary()
 
-    async def _canary(self) -> None:
-        """A prompt through the whole engine, of whatever task: weights that did not come back fail it."""
-        prompt = {"model": self._name, "prompt": "1", "max_tokens": 1}
-        answer = await self._ask("POST", "/v1/completions", "wake_failed", json=prompt, timeout=self._patience.canary)
-        if not any(choice.get("finish_reason") for choice in answer.get("choices", ())):
+    async def canary(self) -> None:
+        """A prompt through the whole engine: weights that did not come back fail it. Raises EngineError
+        ``wake_failed``."""
+        path, asked = "/v1/completions", {"model": self._name, "prompt": "1", "max_tokens": 1}
+        if self._task == "embedding":  # such a one completes nothing
+            path, asked = "/v1/embeddings", {"model": self._name, "input": "1"}
+        answer = await self._ask("POST", path, "wake_failed", json=asked, timeout=self._patience.canary)
+        if not answer.get("data") and not any(choice.get("finish_reason") for choice in answer.get("choices", ())):
             raise EngineError(f"The vLLM of {self._name} was woken and does not answer.", code="wake_failed")
 
     async def _ask(

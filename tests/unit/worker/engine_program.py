@@ -19,6 +19,7 @@ greedy   sleeps, but holds what it held
 awake    says that it went to sleep, but did not
 dull     has no such thing as sleep
 dead     never answers when it is to wake
+vectors  makes vectors, and completes nothing
 dreams   wakes, but ends no answer with a reason
 loose    reads pages without a guard against loops
 """
@@ -107,6 +108,10 @@ class Answers(BaseHTTPRequestHandler):
                 self.wake()
             case _ if Answers.asleep:
                 threading.Event().wait()
+            case "/v1/completions" if "vectors" in sys.argv:
+                self.tell(400, {"error": {"message": "The model does not support Completions API"}})
+            case "/v1/embeddings":
+                self.tell(200, {"data": [{"index": 0, "embedding": [1.0]}]})
             case "/v1/completions":
                 self.tell(
                     200, {"choices": [{"text": "a", "finish_reason": None if "dreams" in sys.argv else "length"}]}

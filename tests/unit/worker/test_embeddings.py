@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.errors import EngineError
-from worker.engines.embeddings import vectors
+from worker.engines.embeddings import portions, together, vectors
 
 
 def body(*entries: dict[str, Any], **more: Any) -> bytes:
@@ -57,3 +57,32 @@ def test_what_holds_no_vectors_is_no_answer(answer: bytes) -> None:
     with pytest.raises(EngineError) as failure:
         vectors(answer, 1)
     assert failure.value.code == "bad_answer"
+
+
+LONG = "a" * 150_000
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sizes"),
+    [
+        (["a"] * 2048, [2048]),
+        ([LONG, "a", LONG, LONG], [2, 1, 1]),
+        ([LONG * 2, LONG * 2], [1, 1]),
+        ([[1] * 40_000, [1] * 10_000, [1]], [2, 1]),
+    ],
+    ids=["short", "long", "longer than a portion", "tokens"],
+)
+def test_many_inputs_are_asked_for_in_portions(inputs: list[Any], sizes: list[int]) -> None:
+    found = [list(portion) for portion in portions(inputs)]
+    assert [len(portion) for portion in found] == sizes
+    assert [each for portion in found for each in portion] == inputs
+
+
+def test_the_answers_to_portions_are_one() -> None:
+    first = {"embeddings": ["a", "b"], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+    second = {"embeddings": ["c"], "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+    assert together([first, second]) == {
+        "embeddings": ["a", "b", "c"],
+        "usage": {"prompt_tokens": 7, "total_tokens": 7},
+    }
+    assert together([first, {"embeddings": ["c"]}]) == {"embeddings": ["a", "b", "c"]}

@@ -153,6 +153,11 @@ async def test_weights_may_come_later(site: Site) -> None:
     assert await late.unable() is None
 
 
+async def test_files_that_cannot_be_looked_at_are_no_reason_to_give_up(site: Site) -> None:
+    """As those of a share that is away."""
+    assert "File name too long" in (await site.engine(model=f"/{'a' * 300}").unable() or "")
+
+
 async def test_an_interpreter_without_vllm_is_named(tmp_path: Path) -> None:
     bare = tmp_path / "python"
     bare.write_text(BARE.format(python=sys.executable))
@@ -409,6 +414,14 @@ async def test_a_wake_after_which_it_does_not_answer_has_failed(site: Site, habi
     assert words in await error_of(loaded.wake(), "wake_failed")
     with pytest.raises(EngineNotRunning):
         await answer(loaded)
+
+
+async def test_one_that_makes_vectors_is_woken_by_one(site: Site) -> None:
+    loaded = site.engine("vectors", task="embedding")
+    await loaded.start()
+    await loaded.sleep()
+    await loaded.wake()
+    assert site.asked()[-1] == "/v1/embeddings of tiny"
 
 
 async def test_it_is_not_woken_into_memory_that_another_holds_now(site: Site) -> None:
