@@ -23,7 +23,7 @@ from gateway.commands import chat as chat_command
 from gateway.commands import doctor as health_check
 from gateway.commands import progress, terminal
 from gateway.commands import submit as submit_command
-from gateway.commands.connection import PATIENCE, base_url, client
+from gateway.commands.connection import PATIENCE, base_url, client, sendable
 from gateway.commands.weights import pull_weights
 from gateway.documents.result_formats import MEDIA_TYPES
 from gateway.payloads import Instruction, TextChoice
@@ -43,14 +43,35 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        _check_encoding(click.get_current_context())
         try:
             command(*args, **kwargs)
         except (RoundhouseError, RoundhouseApiError) as error:
             _fail(f"{error.message} ({error.code})")
         except PyMongoError as error:
             _fail(f"The database does not answer: {error}")
+        except BrokenPipeError:
+            # Who does not read on wants nothing told; click ends quietly.
+            raise
+        except OSError as error:
+            _fail(_told_by(error))
 
     return run
+
+
+def _check_encoding(context: click.Context) -> None:
+    """Raises BadParameter for what is not in UTF-8, which no request could carry."""
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(value, str) and not sendable(value):
+            raise click.BadParameter("It is not in UTF-8; use a terminal whose encoding is UTF-8.", context, parameter)
+
+
+def _told_by(error: OSError) -> str:
+    why = error.strerror or str(error) or type(error).__name__
+    # The second of a renaming is the one that was asked for.
+    name = error.filename2 or error.filename
+    return f"{name}: {why}" if name else why
 
 
 def _fail(message: str) -> NoReturn:

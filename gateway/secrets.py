@@ -44,7 +44,7 @@ def kept_secret(path: Path, generate: Callable[[], str]) -> str:
     """The secret in ``path``, generated if the file is not there yet.
 
     Any number of processes may ask at once, on a crash at any point: all get the same secret, whole.
-    Raises ConfigError when the file is empty or others than its owner may read it.
+    Raises ConfigError when the file is empty, others than its owner may read it, or it is another user's.
     """
     try:
         return _read(path)
@@ -58,9 +58,12 @@ def kept_secret(path: Path, generate: Callable[[], str]) -> str:
 
 
 def _read(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        secret = file.read().strip()
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            secret = file.read().strip()
+    except PermissionError as error:
+        raise ConfigError(f"Only its owner may read {path}; run this as the user who runs Roundhouse here.") from error
     if mode & 0o077:
         raise ConfigError(f"Others may read {path}; run `chmod 600` on it, or delete it and one is made anew.")
     if not secret:

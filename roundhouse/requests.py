@@ -132,7 +132,8 @@ def ocr_submit(document: Source, options: Mapping[str, Any]) -> Request:
         name, data = "document", document
     else:
         path = Path(document)
-        name, data = path.name, path.read_bytes()
+        # A file's name may be of any bytes, a form's is in UTF-8.
+        name, data = path.name.encode("utf-8", "replace").decode(), path.read_bytes()
     given.pop("no_cache", None)
     form = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in given.items()}
     return Request("POST", "/api/ocr", form=form, files={"file": (name, data)}, headers=headers(options))

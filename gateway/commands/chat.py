@@ -87,7 +87,7 @@ def _line() -> str | None:
 
 
 class Conversation:
-    """``stopped``: whether the last answer was stopped, and its job cancelled."""
+    """``stopped``: whether the last line was a question whose answer was stopped, and its job cancelled."""
 
     def __init__(self, model: str, options: Mapping[str, Any]) -> None:
         self.model = model
@@ -112,6 +112,8 @@ class Conversation:
 
     async def obey(self, line: str) -> None:
         """A command of the conversation."""
+        # Ctrl-C in it stops no answer, and so leaves.
+        self.stopped = False
         command, _, argument = line.partition(" ")
         match command, argument.strip():
             case "/help", "":

@@ -1,7 +1,10 @@
 """Which gateway a command asks, and as whom."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+
+import httpx
 
 from config import Settings, load_settings
 from config.errors import ConfigError
@@ -42,15 +45,17 @@ def async_client(on_trouble: OnTrouble) -> AsyncClient:
 def access() -> Access:
     """To ROUNDHOUSE_URL with ROUNDHOUSE_TOKEN or ROUNDHOUSE_USER and _PASSWORD, else to this machine's own.
 
-    Raises ConfigError where another gateway is to be asked, and it is not said as whom: the password that is kept here
-    is for this machine's alone.
+    Raises ConfigError for what cannot be sent, and where another gateway is to be asked, and it is not said as whom:
+    the password that is kept here is for this machine's alone.
     """
     environ = os.environ
-    if "ROUNDHOUSE_URL" in environ and "ROUNDHOUSE_TOKEN" in environ:
-        return Access.of(None, None, None, None, environ)
+    _check_identity(environ)
+    # A variable that is empty says as little as one that is not there.
+    said = environ.get("ROUNDHOUSE_URL")
+    if said and environ.get("ROUNDHOUSE_TOKEN"):
+        return Access.of(_urls(said), None, None, None, environ)
     settings = load_settings()
-    urls = environ.get("ROUNDHOUSE_URL", base_url(settings)).split(",")
-    found = Access.of(urls, None, None, None, environ)
+    found = Access.of(_urls(said) if said else base_url(settings), None, None, None, environ)
     if found.token is not None:
         return found
     password = environ.get("ROUNDHOUSE_PASSWORD")
@@ -64,6 +69,56 @@ def access() -> Access:
     return replace(found, username=found.username or "admin", password=password)
 
 
+def sendable(text: str) -> bool:
+    """Whether it is text as requests carry it; an argument or a variable may be of any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_identity(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError, which does not show a token or a password."""
+    token = environ.get("ROUNDHOUSE_TOKEN", "")
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError(
+            "ROUNDHOUSE_TOKEN is no token, which is a line of ASCII characters: set it to the access_token that "
+            "POST /auth/token answers."
+        )
+    for name in ("ROUNDHOUSE_USER", "ROUNDHOUSE_PASSWORD"):
+        if not sendable(environ.get(name, "")):
+            raise ConfigError(f"{name} is not in UTF-8; set it anew, in a terminal whose encoding is UTF-8.")
+
+
+def _urls(said: str) -> list[str]:
+    """Those of ROUNDHOUSE_URL. Raises ConfigError."""
+    urls = [url.strip() for url in said.split(",")]
+    for url in urls:
+        if not _may_be_asked(url):
+            raise ConfigError(
+                f"ROUNDHOUSE_URL is to be like http://localhost:8080, or several such with commas between: {url!r} is "
+                "no such URL."
+            )
+    return urls
+
+
+def _may_be_asked(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+        # As is done to look it up, which finds fault with names that a URL may have.
+        host = parsed.raw_host.decode("ascii").encode("idna")
+    except (ValueError, httpx.InvalidURL):
+        return False
+    in_range = parsed.port is None or 0 < parsed.port < 2**16
+    return parsed.scheme in ("http", "https") and bool(host) and in_range
+
+
 def _password(settings: Settings) -> str:
     given = settings.admin_password
-    return admin_password(settings.home, given.get_secret_value() if given else None)
+    try:
+        return admin_password(settings.home, given.get_secret_value() if given else None)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error.message} Or say as whom to ask, by ROUNDHOUSE_TOKEN, or ROUNDHOUSE_USER and ROUNDHOUSE_PASSWORD."
+        ) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gateway.commands import output as output_file
 from gateway.commands import progress, terminal
 from gateway.commands.connection import PATIENCE
 from gateway.documents import page_ranges
@@ -31,6 +32,8 @@ def check(output: Path | None, wanted: str | None, as_json: bool) -> None:
         raise click.UsageError("--json prints the job, --format its result; take one of them.")
     if wanted in BINARY and output is None and sys.stdout.isatty():
         raise click.UsageError(f"A terminal cannot show a {wanted}; say by --output where to write it.")
+    if output is not None:
+        output_file.check(output)
 
 
 def read(api: Client, file: Path, **told: Any) -> Body:
@@ -82,7 +85,8 @@ def write(api: Client, job: Body, output: Path | None, wanted: str | None, as_js
         _write_result(api, job["request_id"], wanted, output)
     elif output is not None:
         text = json.dumps(job, indent=2, ensure_ascii=False) if as_json else str(job["result"]["text"])
-        output.write_text(text + "\n", encoding="utf-8")
+        with output_file.writing(output) as file:
+            file.write(f"{text}\n".encode())
     elif as_json:
         terminal.show(job, True, terminal.fields_table)
     else:
@@ -100,7 +104,7 @@ def _tell_of_gaps(job: Body) -> None:
 def _write_result(api: Client, job_id: str, wanted: str, output: Path | None) -> None:
     with closing(api.result_chunks(job_id, wanted)) as chunks:
         if output is not None:
-            with output.open("wb") as file:
+            with output_file.writing(output) as file:
                 _copy(chunks, file.write)
         elif sys.stdout.isatty():
             terminal.print_text(b"".join(chunks).decode())

@@ -121,10 +121,12 @@ async def test_what_cannot_be_is_said_before_anything_is_sent(system: System, br
         (("--json", "--format", "text"), "take one of them"),
         (("--pages", "3-1"), "e.g. 1-3,7"),
         (("--instruction", "locate"), "needs a term"),
+        (("--output", str(system.home / "missing" / "out.txt")), "There is no directory"),
     ):
         done = await asyncio.to_thread(system.run, "submit", scan, *options)
         assert done.returncode != 0
         assert says in done.stderr
+        assert "Traceback" not in done.stderr
     assert await broker.database.jobs.count_documents({}) == 0
 
 

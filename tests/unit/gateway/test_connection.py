@@ -22,7 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"ROUNDHOUSE_{name}", raising=False)
 
 
-@pytest.mark.parametrize("url", [None, OWN, f"{OWN}/"])
+@pytest.mark.parametrize("url", [None, "", OWN, f"{OWN}/"])
 def test_this_machines_gateway_is_asked_as_its_administrator(url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if url is not None:
         monkeypatch.setenv("ROUNDHOUSE_URL", url)
