@@ -18,6 +18,7 @@ from config import Settings, load_settings
 from config.errors import RoundhouseError
 from gateway.app import create_app
 from gateway.websocket.jobs import MAX_MESSAGE
+from gateway.websocket.protocol import BoundedProtocol
 
 # Seconds for answers under way when the gateway stops. Long-polls are sent home at once.
 GRACE = 10
@@ -48,7 +49,7 @@ def configured(settings: Settings, broker: Broker) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=GRACE,
         timeout_keep_alive=KEEP_ALIVE,
-        ws="websockets-sansio",
+        ws=BoundedProtocol,
         ws_max_size=MAX_MESSAGE,
         ws_ping_interval=settings.server.heartbeat,
         # A slow reader's answer may take any time; of one who has vanished TCP tells.

@@ -10,10 +10,11 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import ClassVar, TypeAlias
+from functools import cached_property
+from typing import Any, ClassVar, TypeAlias
+from weakref import WeakValueDictionary
 
 import httpcore
 import httpx
@@ -32,9 +33,12 @@ ADMIT_TIMEOUT = 2.0
 # Addresses of one name that are tried.
 _MOST_ADDRESSES = 4
 # Names that are looked up at once: for what is connected to, and for requests that come. Those have threads of their
-# own, so that names which nobody answers for hold up no delivery.
-RESOLVERS = 32
-ADMISSIONS = 8
+# own, so that names which nobody answers for hold up no delivery. With such a name the system's resolver goes on for 10
+# to 30 s, and keeps its thread, long after it was given up here: six names take the place of one. So there is room for
+# six times all the images that are fetched at once, and for others. Threads are begun as they are needed, and cost next
+# to nothing while they wait.
+RESOLVERS = 256
+ADMISSIONS = 64
 _LOWEST_PORT, _HIGHEST_PORT = 1024, 65535
 _PORTS = {"http": 80, "https": 443}
 
@@ -69,14 +73,22 @@ class Answer:
 
 
 class SystemResolver:
-    """Asks as any program on this machine does, in threads of its own: a slow name delays nothing else."""
+    """Asks as any program on this machine does, in threads of its own: a slow name delays nothing else.
+
+    However often it is asked for, it takes one thread: who comes later waits for what is under way.
+    """
 
     def __init__(self, threads: int = RESOLVERS) -> None:
         self._threads = ThreadPoolExecutor(threads, "resolver")
+        self._under_way: WeakValueDictionary[str, Future[list[tuple[Any, ...]]]] = WeakValueDictionary()
 
     async def __call__(self, host: str) -> Sequence[str]:
-        ask = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        lookup = self._under_way.get(host)
+        # One that has no thread yet ends with who has asked for it: nobody else may rely on it.
+        if lookup is None or not lookup.running():
+            lookup = self._threads.submit(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+            self._under_way[host] = lookup
+        found = await asyncio.wrap_future(lookup)
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
     def close(self) -> None:

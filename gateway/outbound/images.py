@@ -112,7 +112,7 @@ async def fetch(outbound: Outbound, address: str, most: int) -> bytes:
             return _image(url, answer, most)
         try:
             url = outbound.guard.check(str(url.join(answer.headers["location"])))
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, ValueError) as error:  # the latter of the standard library's urljoin
             raise ExchangeFailed(f"{_host(url)} leads to what is no URL.") from error
     raise ExchangeFailed(f"{address[:200]} leads on more than {REDIRECTS} times.")
 

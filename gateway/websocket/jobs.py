@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from bson import ObjectId
 from starlette.datastructures import Headers
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from broker.cancellation import cancel_all
 from broker.errors import JobNotFound
@@ -98,7 +98,7 @@ class Connection:
                 closing = [self._outcome(task) for task in done].pop()
             finally:
                 await cancel_all([*ends, *self._subscriptions.values()])
-        if closing is not None:
+        if closing is not None and self._stands():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PARTING):
                     await self._websocket.close(closing.code, closing.reason)
@@ -129,7 +129,13 @@ class Connection:
     async def say(self, message: Callable[[], str]) -> None:
         """Sends what ``message`` makes, when it is its turn. Raises WebSocketDisconnect."""
         async with self._turn:
+            # Who had the turn before may have found the client gone. Starlette tells nobody else of that.
+            if not self._stands():
+                raise WebSocketDisconnect(1006)
             await self._websocket.send_text(message())
+
+    def _stands(self) -> bool:
+        return self._websocket.application_state is WebSocketState.CONNECTED
 
     async def _say(self, message: str) -> None:
         await self.say(lambda: message)

@@ -584,6 +584,33 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(gateway: Gateway) -
     await eventually(forgotten)
 
 
+async def test_a_client_who_vanishes_while_much_is_to_be_told_is_no_fault_of_ours(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = [await streamed(gateway) for _ in range(10)]
+    jobs = await claimed(gateway)
+    async with connected(gateway, max_queue=1) as line:
+        for job in waiting:
+            await line.say(type="subscribe", job=job, events=["token"])
+            await line.until("subscribed")
+        # All of them wait for their turn to tell him more than is taken for him.
+        for job in jobs:
+            chunk = Chunk(job.id, str(job.token), 0, [piece("x" * 50_000) for _ in range(100)])
+            await gateway.broker.chunks.add([(job, chunk)])
+
+        async def full() -> bool:
+            return max(transports(gateway)) > 64 * 1024
+
+        await eventually(full)
+        line.socket.transport.abort()
+
+        async def forgotten() -> bool:
+            return not gateway.broker.feed._waiters
+
+        await eventually(forgotten)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_gateway_that_stops_says_so(gateway: Gateway) -> None:
     async with connected(gateway) as line, connected(gateway) as idle:
         await line.subscribe(await streamed(gateway))

@@ -3,15 +3,19 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.cancellation import cancel_all
 from config.outbound import OutboundSettings
 from gateway.outbound.guard import Answer, ExchangeFailed, Guard, Outbound, SystemResolver, UrlRefused
 from gateway.outbound.images import fetch
+from tests.conditions import eventually
 from tests.receivers import Message, Receiver, Reply, receiver
 
 PUBLIC = ["93.184.216.34"]
@@ -122,6 +126,80 @@ async def test_what_the_systems_resolver_takes_for_an_address_is_checked_as_one(
             await guard(resolver).addresses("nobody.invalid")
     finally:
         resolver.close()
+
+
+class SlowNames:
+    """The system's resolver, that answers for no ``slow`` name before ``answers`` is set. ``asked``: of each name."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.asked: Counter[str] = Counter()
+
+    def getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        self.asked[host] += 1
+        if host.startswith("slow"):
+            assert self.answers.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC[0], 0))]
+
+    async def are_asked(self, names: int) -> None:
+        async def asked() -> bool:
+            return len(self.asked) == names
+
+        await eventually(asked)
+
+
+@pytest.fixture
+def slow_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowNames]:
+    names = SlowNames()
+    monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
+    yield names
+    names.answers.set()
+
+
+@pytest.fixture
+def resolver() -> Iterator[SystemResolver]:
+    resolver = SystemResolver()
+    yield resolver
+    resolver.close()
+
+
+async def test_names_that_nobody_answers_for_leave_room_for_others(
+    slow_names: SlowNames, resolver: SystemResolver
+) -> None:
+    """Their threads go on for long after those who asked have given up."""
+    asking = [asyncio.create_task(resolver(f"slow{number}.example")) for number in range(200)]
+    await slow_names.are_asked(200)
+    await cancel_all(asking)
+    async with asyncio.timeout(5):
+        assert await resolver("example.com") == PUBLIC
+
+
+async def test_a_name_that_is_still_looked_up_is_waited_for_and_not_asked_for_again(
+    slow_names: SlowNames, resolver: SystemResolver
+) -> None:
+    given_up = asyncio.create_task(resolver("slow.example"))
+    await slow_names.are_asked(1)
+    waiting = [asyncio.create_task(resolver("slow.example")) for _ in range(5)]
+    await cancel_all([given_up, waiting.pop()])
+    slow_names.answers.set()
+    assert await asyncio.gather(*waiting) == [PUBLIC] * 4
+    assert slow_names.asked["slow.example"] == 1
+    assert await resolver("slow.example") == PUBLIC
+    assert slow_names.asked["slow.example"] == 2
+
+
+async def test_a_name_that_has_no_thread_yet_is_forgotten_with_who_has_asked(slow_names: SlowNames) -> None:
+    resolver = SystemResolver(1)
+    slow = asyncio.create_task(resolver("slow.example"))
+    await slow_names.are_asked(1)
+    given_up, waits = (asyncio.create_task(resolver(name)) for name in ("other.example", "other.example"))
+    # So far that both have begun.
+    await asyncio.sleep(0)
+    await cancel_all([given_up])
+    slow_names.answers.set()
+    assert await asyncio.gather(slow, waits) == [PUBLIC, PUBLIC]
+    assert slow_names.asked["other.example"] == 1
+    resolver.close()
 
 
 async def test_the_message_tells_nothing_of_the_network() -> None:
@@ -361,3 +439,20 @@ async def test_a_name_that_is_no_good_idna_can_be_named(monkeypatch: pytest.Monk
     monkeypatch.setattr(outbound, "exchange", nothing)
     with pytest.raises(ExchangeFailed, match=r"xn--a\.example\.com answered 404"):
         await fetch(outbound, "http://xn--a.example.com/a.png", 1000)
+
+
+@pytest.mark.parametrize(
+    "location", ["x:////:]\x85", "http:////:1a]/", "http://[", "//a:b:c/", "http://\u2100.example/"]
+)
+async def test_a_redirect_to_what_is_no_url_is_a_failed_exchange(
+    location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all of it is an InvalidURL to httpx: some fails in the standard library, with a ValueError."""
+
+    async def elsewhere(*_: Any, **__: Any) -> Answer:
+        return Answer(302, {"location": location}, b"", True)
+
+    outbound = Outbound(guard(), 4)
+    monkeypatch.setattr(outbound, "exchange", elsewhere)
+    with pytest.raises((ExchangeFailed, UrlRefused)):
+        await fetch(outbound, "http://example.com/a.png", 1000)
