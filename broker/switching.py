@@ -106,11 +106,12 @@ class Switching:
     async def _facts(
         self, models: Sequence[str], workers: Sequence[Worker], standing: Standing, others: Mapping[str, int]
     ) -> Facts:
+        at = await self._clock.now()
         known, desired, measured, forecasts, now = await asyncio.gather(
             self._workers.find({}, {"_id": 1}).to_list(),
             self._desired.all(),
             self._measurements.all(),
-            self._forecasts.look(models, await self._clock.now()),
+            self._forecasts.look(models, at),
             self._clock.ago(0.0),
         )
         return Facts(

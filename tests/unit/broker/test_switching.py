@@ -1,5 +1,6 @@
 """The leader's tick: what it reads, writes and says, with heartbeats that are written here."""
 
+import gc
 import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import AutoReconnect
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
+from broker.clock import DatabaseClock
 from broker.clockwork import Leadership
 from broker.database import Database, ensure_schema
 from broker.desired import Wanted
@@ -244,3 +247,18 @@ async def test_usage_outlives_the_jobs_by_what_a_forecast_needs(store: Database)
     assert await kept() == 21 * day
     await ensure_schema(store, retention=30 * day, habits=20 * day)
     assert await kept() == 31 * day
+
+
+async def test_where_the_time_is_not_known_nothing_is_begun(
+    switching: Switching, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where this process stops in mid-question: Python would complain of what was begun and never awaited."""
+
+    async def unknown(_: DatabaseClock) -> float:
+        raise AutoReconnect("gone")
+
+    await beat(registry, {"first": stopped()})
+    monkeypatch.setattr(DatabaseClock, "now", unknown)
+    with pytest.raises(AutoReconnect, match="gone"):
+        await switching.tick()
+    gc.collect()

@@ -325,12 +325,15 @@ def test_no_two_modes_take_as_many_tokens_for_the_picture_that_is_asked_about() 
     assert Family.DEEPSEEK_OCR_2.modes == ("base", "gundam")
 
 
+USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
 @asynccontextmanager
 async def openai(words: list[str], model: str) -> AsyncIterator[tuple[OpenaiEngine, list[dict[str, Any]]]]:
     """The engine before a real HTTP server that says ``words``, and what that was asked."""
     asked: list[dict[str, Any]] = []
     chunks = [{"choices": [{"delta": {"content": word}, "finish_reason": None}]} for word in words]
-    end = {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"completion_tokens": len(words)}}
+    end = {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": dict.fromkeys(USAGE, len(words))}
 
     async def answer(request: HttpRequest) -> Response:
         asked.append(await request.json())
