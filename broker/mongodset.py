@@ -19,7 +19,7 @@ from broker.errors import MongodError
 REPLICA_SET = "roundhouse"
 _USER = "roundhouse"
 # Below the range from which Linux takes ports for outgoing connections: such a port could be taken at any restart.
-_PORTS = range(20_000, 30_000)
+PORTS = range(20_000, 30_000)
 _UNAUTHORIZED, _ALREADY_INITIALIZED = 13, 23
 # NotYetInitialized, ConfigurationInProgress: mongod still reads its configuration, or is at work on another.
 # It may do so for 30 s after a move, while the program that has its former port leaves it without an answer.
@@ -175,10 +175,10 @@ def taken(port: int) -> bool:
 
 def free_port() -> int:
     for _ in range(100):
-        port = secrets.choice(_PORTS)
+        port = secrets.choice(PORTS)
         if not taken(port):
             return port
-    raise MongodError(f"No port from {_PORTS.start} to {_PORTS.stop - 1} is free for mongod.")
+    raise MongodError(f"No port from {PORTS.start} to {PORTS.stop - 1} is free for mongod.")
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -4,7 +4,10 @@ import secrets
 import socket
 from pathlib import Path
 
-_ALL = range(10_000, 65_536)
+from broker.mongodset import PORTS, taken
+
+# An embedded mongod draws its own from PORTS, and does not know of ours.
+_ALL = sorted({*range(10_000, 65_536)} - {*PORTS})
 
 
 def apart(first: int, last: int) -> list[int]:
@@ -25,18 +28,8 @@ def free_port() -> int:
     """
     while True:
         port = secrets.choice(_OURS)
-        if _nothing_listens(port) and _marked(port):
+        if not taken(port) and _marked(port):
             return port
-
-
-def _nothing_listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _marked(port: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.mongodset import PORTS
 from tests.ports import apart, free_port
 
 DRAWN = 400
@@ -46,7 +47,11 @@ def test_no_port_is_given_to_two_and_the_kernel_gives_none_of_them() -> None:
 def test_where_the_kernel_takes_all_ports_any_is_given() -> None:
     assert {9_999, 32_768, 60_999} & set(apart(32_768, 60_999)) == set()
     assert {10_000, 32_767, 61_000, 65_535} <= set(apart(32_768, 60_999))
-    assert 20_000 in apart(1_024, 65_535)
+    assert 15_000 in apart(1_024, 65_535)
+
+
+def test_an_embedded_mongod_draws_none_of_them() -> None:
+    assert not {*apart(*RANGE)} & {*PORTS}
 
 
 def test_a_port_at_which_something_listens_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
