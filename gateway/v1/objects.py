@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from broker.storable import unstorable
+from broker.storable import levels, unstorable
 from gateway.payloads import MAX_KEYS, few_keys
 
 # What a whole tools list, a schema of an answer, or the arguments for a template may take, in characters of JSON.
@@ -18,21 +18,8 @@ LONGEST_KEY = 64
 Short = Annotated[str, StringConstraints(max_length=512)]
 
 
-def _depth(value: object) -> int:
-    deepest, level = 0, [value]
-    while level:
-        deepest += 1
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return deepest
-
-
 def small(value: object) -> object:
-    if _depth(value) > MAX_DEPTH:
+    if sum(1 for _ in levels(value)) > MAX_DEPTH:
         raise PydanticCustomError("too_deep", "It is nested more than {most} levels deep", {"most": MAX_DEPTH})
     try:
         length = len(json.dumps(value, allow_nan=False))

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +7,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 
 from config import Settings
 from tests.deployments import Gateway, gateway_on, make_settings, worker_on
+from tests.system import System
 from worker.worker import Worker
 
 
@@ -25,3 +26,10 @@ async def gateway(settings: Settings) -> AsyncIterator[Gateway]:
 async def worker(settings: Settings, gateway: Gateway) -> AsyncIterator[Worker]:
     async with worker_on(settings) as worker:
         yield worker
+
+
+@pytest.fixture
+def system(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Iterator[System]:
+    """Real processes."""
+    with System(tmp_path, mongod_uri, database.name) as system:
+        yield system

@@ -3,14 +3,12 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse, connect_sse
-from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import AutoReconnect
 
 from broker.page_feed import PageFeed
@@ -226,12 +224,6 @@ async def test_a_job_that_is_cancelled_or_no_document_is_followed_too(online: Ga
         assert await stream.next() == [state("queued", 0)]
         await online.http.delete(response.headers["location"])
         assert [name for name, _ in await stream.rest()] == ["state", "end"]
-
-
-@pytest.fixture
-def system(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Iterator[System]:
-    with System(tmp_path, mongod_uri, database.name) as system:
-        yield system
 
 
 def test_a_gateway_that_stops_sends_its_clients_home(system: System) -> None:

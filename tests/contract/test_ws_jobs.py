@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -617,12 +617,6 @@ async def test_a_gateway_that_stops_says_so(gateway: Gateway) -> None:
         gateway.broker.feed.close()
         assert await closed(line) == (1012, "gateway_stopping")
         assert await closed(idle) == (1012, "gateway_stopping")
-
-
-@pytest.fixture
-def system(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Iterator[System]:
-    with System(tmp_path, mongod_uri, database.name) as system:
-        yield system
 
 
 def test_a_real_gateway_takes_connections_and_sends_them_home_when_it_stops(system: System) -> None:
