@@ -58,7 +58,8 @@ def blows_of(seed: int, lines: int, times: int = 1) -> list[Blow]:
 def request(number: int) -> dict[str, Any]:
     body: dict[str, Any] = {"model": "simulator", "messages": [{"role": "user", "content": f"line {number}"}]}
     if number % REFUSED == 7:
-        body["simulate"] = {"fault": "reject"}
+        # In every attempt: the kill of a worker costs the lines that it runs one, and the next has to refuse them too.
+        body["simulate"] = {"fault": "reject", "after": 4, "attempts": 1000}
     elif number % ONCE_MORE == 11:
         body["simulate"] = {"fault": "error", "attempts": 1}
     return {"custom_id": f"line-{number}", "method": "POST", "url": URL, "body": body}
@@ -108,7 +109,8 @@ class Scene:
             outcome.seen.append((counts["total"], counts["completed"], counts["failed"]))
             if found["status"] in ENDED:
                 break
-            while to_come and _due(to_come[0], found):
+            # One at a time: what was killed has to be back before it can be killed again.
+            if to_come and _due(to_come[0], found):
                 blow = to_come.pop(0)
                 if blow.status in (None, found["status"]):
                     self._strike(blow.victim)
