@@ -7,11 +7,12 @@ proc(5)) and the id of that boot.
 
 import json
 import os
-import resource
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from broker.open_files import enough_open_files
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -29,7 +30,6 @@ shift 4
 exec "$@" 9>&-
 """
 _LOCK_FD = 9
-_ENOUGH_FILES = 64_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def launch(
     ``record`` gets its ProcessRecord before the command begins. ``output`` is appended to. ``lock`` is the
     descriptor of the flock that guards the record. Returns the pid, a child of this process.
     """
-    arguments = [record, _BOOT_ID.read_text().strip(), _file_limit(), directory, *command]
+    arguments = [record, _BOOT_ID.read_text().strip(), enough_open_files(), directory, *command]
     return os.posix_spawn(
         "/bin/sh",
         ["sh", "-c", _LAUNCHER, "launch", *map(str, arguments)],
@@ -133,12 +133,6 @@ def launch(
         setsigmask=(),
         setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
     )
-
-
-def _file_limit() -> int:
-    """Open files for a daemon: the soft limit of a login is often 1024, which a database outgrows."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
 
 
 def ended(pid: int) -> Exit | None:

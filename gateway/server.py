@@ -13,6 +13,7 @@ import uvloop
 
 from broker import logs
 from broker.broker import Broker
+from broker.open_files import allow_open_files
 from broker.parent import die_with_parent
 from config import Settings, load_settings
 from config.errors import RoundhouseError
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     die_with_parent()
     logs.configure()
+    allow_open_files()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         settings = load_settings()

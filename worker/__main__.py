@@ -12,6 +12,7 @@ import uvloop
 from broker import logs
 from broker.broker import Broker
 from broker.naming import named
+from broker.open_files import allow_open_files
 from broker.parent import die_with_parent
 from config import Settings, load_settings
 from config.errors import RoundhouseError
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.supervised:
         die_with_parent()
     logs.configure()
+    allow_open_files()
     try:
         settings = load_settings()
         only = [named(settings, name) for name in options.models.split(",")] if options.models else None
