@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -107,7 +108,8 @@ class Fallbacks:
                 hops = (*hops, _hop(other, error))
             else:
                 if job.id == new.id:
-                    await self._count(hops[-1]["model"], other, full.code)
+                    for model, to in pairwise([*(hop["model"] for hop in hops), other]):
+                        await self._count(model, to, full.code)
                 return job
         raise full
 

@@ -9,6 +9,7 @@ as it came, and when models were found full are a host's.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,7 +20,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 from broker.claims import Claimer, Claims
 from broker.database import HEALED, SLOT_INDEX, Database
 from broker.direct import DirectLeases, LiveWorkers
-from broker.errors import JobFinished, JobNotFound, ModelNotFound, QueueFull
+from broker.errors import BackendsHeldBack, JobFinished, JobNotFound, ModelNotFound, QueueFull
 from broker.fallback import Fallbacks, another_may, at_once
 from broker.group_commit import GroupCommit
 from broker.idempotency import IdempotencyKeys
@@ -276,7 +277,9 @@ class JobQueue:
             error = literal({"code": failure.code, "message": failure.message})
             return status if await self._finish(job, status, {**errors, "error": error}, fence) else None
         delay = backoff(job.attempts, self._settings.retry_backoff, self._settings.retry_backoff_max)
-        delay = max(delay, min(failure.retry_after or 0.0, self._settings.retry_backoff_max))
+        # Who comes while all servers are left alone is sent away again, and has an attempt less.
+        longest = math.inf if failure.code == BackendsHeldBack.code else self._settings.retry_backoff_max
+        delay = max(delay, min(failure.retry_after or 0.0, longest))
         again = {"status": status.value, "attempts": counted, "not_before": from_now(delay), **errors}
         written = await self._jobs.update_one(fence, [{"$set": again}, {"$unset": HELD}])
         if not written.matched_count:

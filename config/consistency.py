@@ -34,7 +34,8 @@ def _texts(data: object, key: str) -> list[tuple[int, str]]:
 
 def inconsistencies(data: Mapping[str, object]) -> list[Finding]:
     """Aliases and adapters that collide, defaults and fallbacks that name no fitting model, exempt roles that do not
-    exist, upstreams without an address, and what is said of documents in the entry of a model that reads none.
+    exist, upstreams without an address or with keys that count for nothing, and what is said of documents in the entry
+    of a model that reads none.
 
     ``data`` is the file as plain mappings and lists; whatever has the wrong type is passed over.
     """
@@ -85,21 +86,43 @@ def _wrong_upstreams(models: Mapping[str, object]) -> Iterator[Finding]:
     for name, entry in models.items():
         if not isinstance(entry, Mapping) or entry.get("engine") != "openai":
             continue
+        path: Path = ("models", name)
         backends = entry.get("backends")
         if not backends:
+            yield from _key_twice(path, entry)
             if entry.get("base_url") is None:
-                yield ("models", name, "base_url"), "missing"
+                yield (*path, "base_url"), "missing"
+            if "balance" in entry:
+                yield (*path, "balance"), "chooses among backends, and there are none"
             continue
         for key in _OF_ONE_UPSTREAM:
             if entry.get(key):
-                yield ("models", name, key), "goes into each of the backends, where there are some"
-        seen: set[object] = set()
-        for index, backend in enumerate(backends if isinstance(backends, list) else []):
-            called = backend.get("name") if isinstance(backend, Mapping) else None
-            if isinstance(called, str) and called in seen:
-                yield ("models", name, "backends", index, "name"), f"another backend is already called {called!r}"
-            elif isinstance(called, str):
-                seen.add(called)
+                yield (*path, key), "goes into each of the backends, where there are some"
+        yield from _wrong_backends(path, entry)
+
+
+def _wrong_backends(entry_path: Path, entry: Mapping[object, object]) -> Iterator[Finding]:
+    backends = entry["backends"]
+    seen: set[str] = set()
+    for index, backend in enumerate(backends if isinstance(backends, list) else []):
+        if not isinstance(backend, Mapping):
+            continue
+        path: Path = (*entry_path, "backends", index)
+        yield from _key_twice(path, backend)
+        if "weight" in backend and entry.get("balance") != "weight":
+            yield (*path, "weight"), "counts only with balance: weight"
+        called = backend.get("name")
+        if isinstance(called, str) and called in seen:
+            yield (*path, "name"), f"another backend is already called {called!r}"
+        elif isinstance(called, str):
+            seen.add(called)
+
+
+def _key_twice(path: Path, server: Mapping[object, object]) -> Iterator[Finding]:
+    """Of an entry, or one of its backends."""
+    for header in _mapping(server, "headers"):
+        if server.get("api_key") is not None and str(header).lower() == "authorization":
+            yield (*path, "headers", header), "api_key goes in this header: give one of them"
 
 
 def _wrong_fallbacks(models: Mapping[str, object]) -> Iterator[Finding]:

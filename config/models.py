@@ -1,8 +1,9 @@
 """The models' entries in ``config.yaml``, one class for each engine."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from config.cache import ModelCacheSettings
 from config.section import Name, Section
@@ -101,6 +102,13 @@ class OpenaiSettings(UpstreamSettings, ReaderSettings):
     """What runs it."""
     dpi: int = Field(default=144, ge=70, le=1200)
     """Resolution at which PDF pages are drawn: vision models reduce them further."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.read_timeout is not None and self.read_timeout > self.timeout:
+            told = "read_timeout may not be longer than timeout ({timeout} s)"
+            raise PydanticCustomError("order", told, {"timeout": f"{self.timeout:g}"})
+        return self
 
 
 class SimulatorSettings(ModelSettings):

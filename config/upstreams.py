@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -9,10 +10,42 @@ from pydantic_core import PydanticCustomError
 from config.section import Name, Section
 from config.values import Seconds, Word
 
-Address = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Balance: TypeAlias = Literal["round_robin", "weight", "least_busy", "latency"]
+
+# Headers that say where a request goes, how long it is and what its body and its answer are.
+_OF_EACH_REQUEST = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def _checked_address(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+        there_can_be = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no port, or no address of IPv6
+        there_can_be = False
+    if not there_can_be:
+        raise PydanticCustomError("address", "expected an address with a host and a port that there can be")
+    return address
+
+
+def _checked_header(name: str) -> str:
+    if name.lower() in _OF_EACH_REQUEST:
+        raise PydanticCustomError("header", "each request has this header of its own")
+    return name
 
 
 def _checked_key(secret: SecretStr) -> SecretStr:
@@ -29,6 +62,12 @@ def _checked_value(secret: SecretStr) -> SecretStr:
     return SecretStr(value)
 
 
+Address = Annotated[
+    str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$"), AfterValidator(_checked_address)
+]
+HeaderName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$"), AfterValidator(_checked_header)
+]
 ApiKey = Annotated[SecretStr, AfterValidator(_checked_key)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_checked_value)]
 
@@ -48,7 +87,7 @@ class BackendSettings(Section):
     """Further headers, such as Azure's api-key."""
     query: dict[str, Word] = Field(default={})
     """Parameters that go into each address, such as Azure's api-version."""
-    weight: float = Field(default=1.0, gt=0, le=1000)
+    weight: float = Field(default=1.0, ge=0.001, le=1000)
     """Its share of the requests, with `balance: weight`."""
     max_concurrent: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Requests that a worker has under way there at once; unset: as many as the entry lets run."""

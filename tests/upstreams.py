@@ -17,13 +17,14 @@ from starlette.routing import Route
 from tests.conditions import eventually
 from tests.ports import free_port
 
-Fault = Literal["hang", "drop", "stall", "unfinished"]
+Fault = Literal["hang", "drop", "stall", "error", "unfinished"]
 
 
 @dataclass(frozen=True)
 class Behaviour:
     """What comes of one request. ``fault``: says nothing at all, breaks the connection off after the first word, says
-    nothing more after it, or ends without a reason. ``gate``: is waited for after the first word."""
+    nothing more after it, tells of an error then, or ends without a reason. ``gate``: is waited for after the first
+    word."""
 
     words: Sequence[str] = ("Good ", "day")
     status: int = 200
@@ -73,6 +74,8 @@ class Upstream:
                 await self._end.wait()
             if number == 0 and behaviour.fault == "drop":
                 raise ConnectionResetError("told to break off")
+            if number == 0 and behaviour.fault == "error":
+                yield _event({"error": {"message": behaviour.message, "type": "x", "code": None}})
         if behaviour.fault != "unfinished":
             yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
             usage = {"prompt_tokens": 1, "completion_tokens": len(behaviour.words), "total_tokens": 3}

@@ -78,6 +78,7 @@ async def served(gateway: Gateway, *models: str) -> None:
         (Behaviour(status=429), 502, "upstream_error"),
         (Behaviour(status=401), 502, "upstream_refused_key"),
         (Behaviour(fault="drop"), 502, "upstream_unreachable"),
+        (Behaviour(fault="error"), 502, "upstream_error"),
         (Behaviour(status=404), 404, "engine_rejected_input"),
         (Behaviour(status=400), 400, "engine_rejected_input"),
     ],
@@ -92,6 +93,16 @@ async def test_what_an_upstream_does_wrong_has_a_status_and_its_name(
         error = response.json()["error"]
         assert (response.status_code, error["code"]) == (status, code), response.text
         assert f"The upstream of far at {server.url}" in error["message"]
+
+
+async def test_a_model_that_was_stopped_and_started_answers_again(site: Site) -> None:
+    async with upstreams(1) as (server,), site(far=remote(server.url)) as gateway:
+        assert (await ask(gateway, "far")).status_code == 200
+        for action in ("stop", "start"):
+            done = await gateway.http.post(f"/admin/models/far/{action}", params={"wait": 20})
+            assert done.status_code == 200, done.text
+        response = await ask(gateway, "far")
+        assert response.status_code == 200, response.text
 
 
 async def test_an_upstream_that_is_not_there_is_a_bad_gateway(site: Site) -> None:

@@ -1,19 +1,22 @@
 """One of the servers of a model: what is under way there, how quick it is, and whether it is left alone."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from enum import Enum
 from time import monotonic
 from typing import Any
 
-from broker.errors import EngineError, UpstreamBusy, UpstreamTimeout, UpstreamUnreachable
+from broker.errors import EngineError, UpstreamTimeout
+from broker.fallback import others_may
 from broker.registry import BackendState
 from config import OpenaiSettings
 from config.upstreams import BackendSettings
 from worker.backends.breaker import Breaker, Ticket
 from worker.backends.choice import Candidate
 from worker.engines.access import Access, Server
-from worker.engines.base import Chunk
+from worker.engines.base import Chunk, Result
 from worker.engines.upstream import Upstream
 
 # Weight of the newest measurement of the time until an answer begins, and seconds after which none of them counts.
@@ -21,14 +24,28 @@ _NEWEST = 0.3
 _STALE = 30.0
 # Characters of an error that operators are shown.
 _ERROR = 300
+# Part of its entry's time that a server has to have had before it is blamed for saying nothing: not quite all of it, as
+# the clock of the attempt runs a little longer.
+_ALL_ITS_TIME = 0.95
+# Part of a page's time after which its server is silent for too long. The page's own clock would tell nothing of who
+# is to blame.
+_OF_A_PAGE = 0.9
+_PAYMENT_REQUIRED = 402
 
 
-def is_failure(error: EngineError) -> bool:
-    """Whether the server is at fault, and not what it was asked."""
-    if isinstance(error, UpstreamBusy):
-        status = error.details.get("status")
-        return isinstance(status, int) and (status >= 500 or status in (408, 429))
-    return isinstance(error, UpstreamUnreachable | UpstreamTimeout)
+class Outcome(Enum):
+    """What a request that has failed says of its server."""
+
+    SOUND = "it refuses what is wrong with the request"
+    FAILED = "it is at fault"
+    UNKNOWN = "it wants another key or model, money, or more time than the request has: it may do others"
+
+
+def outcome_of(error: EngineError) -> Outcome:
+    status = error.details.get("status")
+    if not others_may(error.code, status, permanent=error.permanent):
+        return Outcome.SOUND
+    return Outcome.UNKNOWN if error.permanent or status == _PAYMENT_REQUIRED else Outcome.FAILED
 
 
 class Backend:
@@ -44,9 +61,13 @@ class Backend:
         self.breaker = Breaker(breaker.failures, breaker.window, breaker.pause)
         self.upstream = Upstream(Server(title, server.base_url.rstrip("/"), _access(server, settings)))
         self._server = server
+        self._timeout = settings.timeout
         self._running = 0
+        self._unanswered = 0
+        """Of those under way, of whose answers nothing has come yet."""
         self._latency: float | None = None
-        self._measured = 0.0
+        """None also where the last request, at ``_measured``, got no answer."""
+        self._measured = -math.inf
         self._last_error: str | None = None
 
     async def close(self) -> None:
@@ -54,12 +75,16 @@ class Backend:
 
     @property
     def has_room(self) -> bool:
+        """None for anybody while it is left alone, or one request tries whether it is back."""
         most = self._server.max_concurrent
-        return most is None or self._running < most
+        return self.breaker.admits(monotonic()) and (most is None or self._running < most)
 
     def candidate(self) -> Candidate:
+        latency = math.inf if self._latency is None else self._latency
         fresh = monotonic() - self._measured < _STALE
-        return Candidate(self.name, self._server.weight, self._running, self._latency if fresh else None)
+        return Candidate(
+            self.name, self._server.weight, self._running, latency if fresh else None, self._unanswered > 0
+        )
 
     def told(self) -> BackendState:
         now = monotonic()
@@ -77,6 +102,7 @@ class Backend:
         """A request goes there. Whoever takes it runs it at once, see ``run``."""
         ticket = self.breaker.begin(monotonic())
         self._running += 1
+        self._unanswered += 1
         return ticket
 
     async def run(
@@ -86,50 +112,69 @@ class Backend:
         began, answers = monotonic(), False
         try:
             async with aclosing(self.upstream.run(task, model, payload)) as chunks:
-                while (chunk := await self._next(chunks, deadline)) is not None:
+                while (chunk := await _next(chunks, deadline)) is not None:
                     if not answers:
                         answers = True
                         self._begins(ticket, monotonic() - began)
+                    if isinstance(chunk, Result):
+                        # Whoever gets it reads no further.
+                        self.breaker.succeeded(ticket, monotonic())
+                        self._last_error = None
                     yield chunk
-            self.breaker.succeeded(ticket, monotonic())
-            self._last_error = None
+        except TimeoutError:
+            error = UpstreamTimeout(f"{self.title} took longer than the time that the request has.")
+            silent = not answers and monotonic() - began >= _ALL_ITS_TIME * self._timeout
+            self._fails(ticket, error, Outcome.FAILED if silent else Outcome.UNKNOWN, answers)
+            raise error from None
         except EngineError as error:
-            self._ends(ticket, error)
+            self._sign(error)
+            self._fails(ticket, error, outcome_of(error), answers)
             raise
         finally:
             self._running -= 1
+            self._unanswered -= not answers
             self.breaker.abandoned(ticket)
 
-    async def _next(self, chunks: AsyncGenerator[Chunk, None], deadline: float | None) -> Chunk | None:
-        # Never over a ``yield``: the timer would stop whoever reads the answer, and not the answer.
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await anext(chunks, None)
-        except TimeoutError:
-            raise UpstreamTimeout(f"{self.title} took longer than the time that the request has.") from None
-
     def _begins(self, ticket: Ticket, seconds: float) -> None:
-        known = self._latency
-        self._latency = seconds if known is None else known + _NEWEST * (seconds - known)
+        known = self.candidate().latency
+        self._unanswered -= 1
+        self._latency = seconds if known in (None, math.inf) else known + _NEWEST * (seconds - known)
         self._measured = monotonic()
         if ticket.probe:
             self.breaker.succeeded(ticket, self._measured)  # the others need not wait for the end of its answer
 
-    def _ends(self, ticket: Ticket, error: EngineError) -> None:
+    def _sign(self, error: EngineError) -> None:
+        """Of several servers the message says which one it was."""
+        if self.title not in error.message:
+            error.message = f"{self.title}: {error.message}"
+            error.args = (error.message,)
+
+    def _fails(self, ticket: Ticket, error: EngineError, outcome: Outcome, answers: bool) -> None:
         now = monotonic()
-        if is_failure(error):
-            self._last_error = error.message[:_ERROR]
-            self.breaker.failed(ticket, now, getattr(error, "retry_after", None))
-        else:
+        if outcome is Outcome.SOUND:
             self.breaker.succeeded(ticket, now)
+            return
+        self._last_error = error.message[:_ERROR]
+        if not answers:
+            # How quick it would be is looked at again when this measurement, too, is of long ago.
+            self._latency, self._measured = None, now
+        if outcome is Outcome.FAILED:
+            self.breaker.failed(ticket, now, getattr(error, "retry_after", None))
+
+
+async def _next(chunks: AsyncGenerator[Chunk, None], deadline: float | None) -> Chunk | None:
+    """Raises TimeoutError. Not over a ``yield``: the timer would stop whoever reads the answer, and not the answer."""
+    async with asyncio.timeout_at(deadline):
+        return await anext(chunks, None)
 
 
 def _access(server: BackendSettings, settings: OpenaiSettings) -> Access:
     headers = {} if server.api_key is None else {"Authorization": f"Bearer {server.api_key.get_secret_value()}"}
     headers |= {name: value.get_secret_value() for name, value in server.headers.items()}
+    longest = settings.timeout * (_OF_A_PAGE if settings.task == "ocr" else 1.0)
     return Access(
-        connect=min(settings.connect_timeout, settings.timeout),
-        silence=min(settings.read_timeout or settings.timeout, settings.timeout),
+        connect=min(settings.connect_timeout, longest),
+        silence=min(settings.read_timeout or longest, longest),
         headers=headers,
         query=server.query,
     )

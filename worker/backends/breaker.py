@@ -18,8 +18,6 @@ SHARE = 0.5
 REMEMBERED = 1000
 # Seconds: nobody is left alone for longer, whatever he asks for.
 LONGEST = 600.0
-# Seconds after which to ask again while a probe is under way.
-SOON = 1.0
 
 
 class State(StrEnum):
@@ -58,11 +56,8 @@ class Breaker:
         return state is State.CLOSED or (state is State.HALF_OPEN and not self._probing)
 
     def retry_in(self, now: float) -> float:
-        """Seconds after which a request may be let through; 0 where one is let through now."""
-        if self.admits(now):
-            return 0.0
-        assert self._open_until is not None
-        return max(self._open_until - now, SOON if self._probing else 0.0)
+        """Seconds for which it is open yet."""
+        return 0.0 if self._open_until is None else max(self._open_until - now, 0.0)
 
     def begin(self, now: float) -> Ticket:
         """A request goes out. Only where it is admitted; its end is told by ``succeeded``, ``failed`` or
@@ -72,7 +67,7 @@ class Breaker:
         return Ticket(self._period, probe)
 
     def succeeded(self, ticket: Ticket, now: float) -> None:
-        """The server has answered, if only that the request is wrong."""
+        """The server has answered or, where it is a probe, begun to; if only that the request is wrong."""
         if ticket.period != self._period:
             return
         if ticket.probe:
@@ -92,7 +87,7 @@ class Breaker:
             self._change(now + self._pause)
 
     def abandoned(self, ticket: Ticket) -> None:
-        """Nobody waits for the answer any more: the request tells nothing. After another end it changes nothing."""
+        """It tells nothing: nobody waits for the answer any more, say. After another end it changes nothing."""
         if ticket.probe and ticket.period == self._period:
             self._probing = False
 

@@ -10,12 +10,14 @@ from config.upstreams import Balance
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A server that may get the request. ``running``: requests under way there. ``latency``: seconds that it took of
-    late until an answer began; None where that is not known, or was long ago."""
+    late until an answer began, infinite where none did; None where that is not known, or was long ago. ``measuring``:
+    whether a request is under way there of whose answer nothing has come yet."""
 
     name: str
     weight: float = 1.0
     running: int = 0
     latency: float | None = None
+    measuring: bool = False
 
 
 class Chooser:
@@ -56,4 +58,4 @@ def _latency(candidate: Candidate) -> float:
     if candidate.latency is not None:
         return candidate.latency
     # It is measured by one request; the others do not wait for what comes of that.
-    return math.inf if candidate.running else -1.0
+    return math.inf if candidate.measuring else -1.0

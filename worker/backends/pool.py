@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any
 
-from broker.errors import BackendsHeldBack, EngineError, EngineInputError
+from broker.errors import AttemptTimeout, BackendsHeldBack, EngineError, EngineInputError
 from broker.fallback import others_may
 from config.upstreams import Balance
 from worker.backends.backend import Backend
@@ -37,6 +37,8 @@ class Pool:
         self._title = title
         self._model = model
         self._chooser = Chooser(balance)
+        # For requests that another server has failed, which take no turn from those that come for the first time.
+        self._chooser_again = Chooser(balance)
         self._freed = asyncio.Event()
 
     async def close(self) -> None:
@@ -46,31 +48,33 @@ class Pool:
         self, task: str, payload: Mapping[str, Any], timeout: float | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """``payload`` may name a server by ``modelKey``, and by ``upstream_model`` a model that is not the entry's own.
-        ``timeout``: seconds for the whole answer. Raises as ``Upstream.run``, BackendsHeldBack, and EngineInputError
-        ``unknown_backend``."""
+        ``timeout``: seconds for the whole answer. Raises as ``Upstream.run``, BackendsHeldBack, AttemptTimeout, and
+        EngineInputError ``unknown_backend``."""
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         left = self._eligible(payload)
-        failures = 0
+        failures: list[EngineError] = []
         while True:
-            backend, ticket = await self._take(left)
+            backend, ticket = await (
+                self._another(left, deadline, failures) if failures else self._take(left, deadline)
+            )
             model = payload.get("upstream_model") or backend.model or self._model
             answers = False
             try:
                 async with aclosing(backend.run(ticket, task, model, payload, deadline)) as chunks:
                     async for chunk in chunks:
-                        answers = True
+                        if not answers:
+                            answers = True
+                            self._freed.set()  # where it is a probe, the others may go there now
                         yield chunk
                 return
             except EngineError as error:
                 left = [other for other in left if other is not backend]
                 may = others_may(error.code, error.details.get("status"), permanent=error.permanent)
-                if answers or not may or not self._any_admits(left) or _is_over(deadline):
+                if answers or not may or not self._any_admits(left):
                     raise
-                failures += 1
-                log.warning("another server of %s is asked: %s", self._title, error.message)
+                failures.append(error)
             finally:
                 self._freed.set()
-            await asyncio.sleep(pause(failures))
 
     def _eligible(self, payload: Mapping[str, Any]) -> list[Backend]:
         wanted, model = payload.get("modelKey"), payload.get("upstream_model")
@@ -84,25 +88,46 @@ class Pool:
     def _any_admits(self, backends: Sequence[Backend]) -> bool:
         return any(backend.breaker.admits(monotonic()) for backend in backends)
 
-    async def _take(self, backends: Sequence[Backend]) -> tuple[Backend, Ticket]:
-        """Waits for room where all that are admitted are busy. Raises BackendsHeldBack."""
+    async def _another(
+        self, left: Sequence[Backend], deadline: float | None, failures: Sequence[EngineError]
+    ) -> tuple[Backend, Ticket]:
+        """After a pause. Where there is none in the end, raises the last of ``failures``, which says more."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.sleep(pause(len(failures)))
+            taken = await self._take(left, deadline, again=True)
+        except (TimeoutError, AttemptTimeout, BackendsHeldBack):
+            raise failures[-1] from None
+        log.warning("another server of %s is asked: %s", self._title, failures[-1].message)
+        return taken
+
+    async def _take(
+        self, backends: Sequence[Backend], deadline: float | None, *, again: bool = False
+    ) -> tuple[Backend, Ticket]:
+        """Waits for room. ``again``: another server has failed the request. Raises BackendsHeldBack where all are left
+        alone, AttemptTimeout where the request has no time to wait any more."""
+        names = " and ".join(backend.title for backend in backends)
+        chooser = self._chooser_again if again else self._chooser
         while True:
             now = monotonic()
-            admitted = [backend for backend in backends if backend.breaker.admits(now)]
-            if not admitted:
-                soon = min(backend.breaker.retry_in(now) for backend in backends)
-                names = " and ".join(backend.title for backend in backends)
+            pauses = [backend.breaker.retry_in(now) for backend in backends]
+            if all(pauses):
+                soon = min(pauses)
                 raise BackendsHeldBack(f"{names} failed of late and is left alone for {soon:.0f} s more.", soon)
-            free = {backend.name: backend for backend in admitted if backend.has_room}
+            if _is_over(deadline):
+                raise AttemptTimeout(f"{names}: there was no room within the time that the request has.")
+            free = {backend.name: backend for backend in backends if backend.has_room}
             if free:
-                chosen = free[self._chooser.choose([backend.candidate() for backend in free.values()])]
+                chosen = free[chooser.choose([backend.candidate() for backend in free.values()])]
                 return chosen, chosen.take()
-            # One that is left alone may be the next with room.
-            pauses = [pause for backend in backends if (pause := backend.breaker.retry_in(now)) > 0]
-            self._freed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(pauses, default=None)):
-                    await self._freed.wait()
+            await self._room(deadline, [pause for pause in pauses if pause])
+
+    async def _room(self, deadline: float | None, pauses: Sequence[float]) -> None:
+        """Waits until there may be some: one that is left alone for one of ``pauses`` may be the next that has it."""
+        self._freed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline), asyncio.timeout(min(pauses, default=None)):
+                await self._freed.wait()
 
 
 def _is_over(deadline: float | None) -> bool:

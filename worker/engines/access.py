@@ -21,6 +21,8 @@ from broker.errors import EngineError, UpstreamTimeout, UpstreamUnreachable
 # Seconds for which a connection is kept between two requests. Less than servers do, many of them 5 s: a request on one
 # that the server is just closing fails, and costs its job an attempt.
 KEEP_ALIVE = 4.0
+# Characters. What is shorter is no key, and may be part of any word.
+_SHORTEST_SECRET = 6
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,21 @@ class Server:
 
     def __init__(self, title: str, url: str, access: Access) -> None:
         self.title = title
-        self._url = url
+        self.url = url
         self._access = access
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        """The next request opens it again."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def redacted(self, text: str) -> str:
+        """``text`` without the keys that go with each request: there are servers that quote them."""
+        for secret in _secrets(self._access):
+            text = text.replace(secret, "***")
+        return text
 
     @asynccontextmanager
     async def exchange(self, method: str, path: str, body: bytes | None = None) -> AsyncIterator[ClientResponse]:
@@ -64,7 +74,7 @@ class Server:
     async def _answer(self, method: str, path: str, body: bytes | None) -> ClientResponse:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         data = None if body is None else BytesIO(body)
-        url, access = f"{self._url}/{path}", self._access
+        url, access = f"{self.url}/{path}", self._access
         try:
             # aiohttp itself gives a server that takes nothing all the time there is.
             async with asyncio.timeout(None if access.silence is None else access.connect + access.silence):
@@ -97,7 +107,7 @@ class Server:
             return aiohttp.UnixConnector(str(self._access.socket), limit=0, keepalive_timeout=KEEP_ALIVE)
         # What it trusts may be set by SSL_CERT_FILE, for servers with certificates of a company's own.
         try:
-            trust = httpx.create_ssl_context() if self._url.startswith("https:") else True
+            trust = httpx.create_ssl_context() if self.url.startswith("https:") else True
         except OSError as error:
             told = f"{self.title}: the certificates to trust cannot be read (check SSL_CERT_FILE): {error}."
             raise UpstreamUnreachable(told, reached=False) from None
@@ -110,7 +120,14 @@ class Server:
             case TimeoutError():
                 return UpstreamTimeout(f"{self.title} was silent for too long.")
         reached = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
-        return UpstreamUnreachable(f"{self.title}: {_reason(error)}.", reached=reached)
+        return UpstreamUnreachable(f"{self.title}: {self.redacted(_reason(error))}.", reached=reached)
+
+
+def _secrets(access: Access) -> list[str]:
+    """The longest first, as one may be part of another: a header, and what comes after its scheme («Bearer»)."""
+    values = [*access.headers.values(), *access.query.values()]
+    values += [value.partition(" ")[2] for value in access.headers.values()]
+    return sorted({value for value in values if len(value) >= _SHORTEST_SECRET}, key=len, reverse=True)
 
 
 def _reason(error: Exception) -> str:

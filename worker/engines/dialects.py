@@ -3,7 +3,7 @@
 - An Azure of an older api-version, and others, refuse ``stream_options`` by name. Without it they tell no usage.
 - OpenAI's reasoning models take ``max_completion_tokens`` and refuse ``max_tokens``; most other servers know only that.
 - Gemini's calls of tools come without an ``index`` or all with the same, some without an ``id``, and their end as
-  ``stop``. Its errors come in a list.
+  ``stop``. Its errors come in a list, and its models are listed as ``models/…``.
 - Anthropic and Ollama ignore what they do not know.
 """
 
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 Body = dict[str, Any]
@@ -19,6 +20,7 @@ Body = dict[str, Any]
 _STREAM_OPTIONS, _MAX_TOKENS = "stream_options", "max_tokens"
 _INSTEAD: Mapping[str, str | None] = {_STREAM_OPTIONS: None, _MAX_TOKENS: "max_completion_tokens"}
 _REFUSING = frozenset({400, 422})
+_GEMINI = "generativelanguage.googleapis.com"
 
 
 def refused_key(status: object, message: str, body: Mapping[str, Any]) -> str | None:
@@ -37,6 +39,12 @@ def without(key: str, body: Mapping[str, Any]) -> Body:
     rest = {name: value for name, value in body.items() if name != key}
     instead = _INSTEAD[key]
     return rest if instead is None or key not in body else {instead: body[key], **rest}
+
+
+def model_name(listed: str, url: str) -> str:
+    """What requests call a model that the server at ``url`` lists: Gemini takes its own without ``models/``, as its
+    documents write them. For others that is part of the name."""
+    return listed.removeprefix("models/") if urlsplit(url).hostname == _GEMINI else listed
 
 
 class Tidier:

@@ -5,10 +5,10 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from broker.errors import EngineError
-from worker.engines.incoming import no_number, usage_of
+from worker.engines.incoming import usage_of
 
 # Characters that are asked for at once, some 50,000 tokens: a second or so on a GPU.
 _AT_ONCE = 200_000
@@ -52,7 +52,7 @@ def vectors(body: bytes, count: int) -> dict[str, Any]:
     """
     try:
         # One function call for each of a million numbers would take longer than all the rest.
-        answer = json.loads(body, parse_constant=no_number)
+        answer = json.loads(body, parse_constant=_no_number)
         found = {_place(entry, place): packed(entry["embedding"]) for place, entry in enumerate(answer["data"])}
         ordered = [found[index] for index in range(count)]
     except (ValueError, TypeError, KeyError, struct.error, OverflowError, RecursionError) as error:
@@ -61,6 +61,11 @@ def vectors(body: bytes, count: int) -> dict[str, Any]:
     # vLLM counts here as for chats; there is nothing that was generated.
     counts = {key: usage[key] for key in _COUNTS if key in usage}
     return {"embeddings": ordered, **({"usage": counts} if len(counts) == 2 else {})}
+
+
+def _no_number(name: str) -> NoReturn:
+    """NaN and infinities, which no JSON has and Python would let in."""
+    raise ValueError(f"{name} is no number.")
 
 
 def _place(entry: dict[str, Any], place: int) -> int:

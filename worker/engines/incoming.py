@@ -7,7 +7,7 @@ beside it (usage, log probabilities) is left out where it is malformed: many ser
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from broker.errors import EngineError
 from broker.storable import unstorable
@@ -23,19 +23,21 @@ _MOST_TOKENS = 2**53
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 # Characters of what a server wants back with a call: Gemini's signature of what it thought is some thousands.
 _MOST_EXTRA = 32 * 1024
+# The logarithm of no probability at all, as vLLM writes it.
+_IMPOSSIBLE = -9999.0
 
 
 def json_of(data: str | bytes) -> Any:
-    """Raises ValueError for what is no JSON; so are NaN, what no float can hold, and any depth that is too great."""
+    """Raises ValueError for what is no JSON; so are what no float can hold, and any depth that is too great."""
     try:
-        return json.loads(data, parse_constant=no_number, parse_float=_finite)
+        return json.loads(data, parse_constant=_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("It is nested too deep.") from None
 
 
-def no_number(name: str) -> NoReturn:
-    """Of ``json.loads``: raises ValueError for NaN and infinities, which Python would let in."""
-    raise ValueError(f"{name} is no number.")
+def _constant(name: str) -> float | None:
+    """NaN and infinities, which no JSON has and servers in Python write: the probabilities of tokens are such."""
+    return _IMPOSSIBLE if name == "-Infinity" else None
 
 
 def _finite(text: str) -> float:
@@ -103,13 +105,34 @@ def _choice(choice: Object) -> Object:
     _texts(choice, ("text",))
     told = {"finish_reason": reason and well_formed(reason[:100]), "logprobs": _logprobs(choice.get("logprobs"))}
     if delta:
+        delta = _in_texts(delta)
         _texts(delta, TEXTS)
         if calls := delta.get("tool_calls"):
             _require(_all_objects(calls), "tool_calls", calls)
-            told["delta"] = {**delta, "tool_calls": [_call(call) for call in calls]}
+            delta = {**delta, "tool_calls": [_call(call) for call in calls]}
+        told["delta"] = delta
     stop = choice.get("stop_reason")
     told["stop_reason"] = well_formed(stop) if isinstance(stop, str) else _count(stop)
     return {**choice, **told}
+
+
+def _in_texts(delta: Object) -> Object:
+    """Mistral's reasoning models tell their content in parts, and some of these are what they think."""
+    parts = delta.get("content")
+    if not isinstance(parts, list):
+        return delta
+    texts = {"content": _joined(parts)}
+    if thought := "".join(_joined(part.get("thinking")) for part in parts if part.get("type") == "thinking"):
+        texts["reasoning_content"] = thought
+    return {**delta, **texts}
+
+
+def _joined(parts: Any) -> str:
+    """Their text; those of other kinds, such as references, have none."""
+    _require(_all_objects(parts), "content", parts)
+    texts = [part.get("text") for part in parts if part.get("type") == "text"]
+    _require(all(isinstance(text, str) for text in texts), "content", parts)
+    return "".join(texts)
 
 
 def _call(call: Object) -> Object:

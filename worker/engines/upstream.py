@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any
 
-from aiohttp import ClientResponse
+from aiohttp import ClientError, ClientResponse
 
 from broker.errors import EngineError, EngineInputError, EngineUnavailable, UpstreamBusy
 from broker.retry import asked_pause
@@ -19,7 +19,7 @@ from ocr.plain_text import well_formed
 from worker.engines.access import Server
 from worker.engines.answers import KINDS, Answer
 from worker.engines.base import Chunk, Delta, Result
-from worker.engines.dialects import Body, Tidier, refused_key, without
+from worker.engines.dialects import Body, Tidier, model_name, refused_key, without
 from worker.engines.embeddings import portions, together, vectors
 from worker.engines.incoming import checked, json_of
 from worker.engines.server_events import ServerEvents
@@ -34,6 +34,8 @@ _LONGEST_LIST = 4 * 2**20
 _LONGEST_ERROR = 64 * 2**10
 _LONGEST_ANSWER = 256 * 2**20
 _LONGEST_VECTORS = 512 * 2**20
+# Characters of what is told of an error that clients read.
+_LONGEST_QUOTE = 1000
 _INPUT_STATUSES = frozenset({400, 404, 405, 413, 415, 422})
 _PATHS = {"chat": "chat/completions", "completion": "completions"}
 
@@ -62,17 +64,22 @@ class Upstream:
         refused = self._refused.setdefault(model, set())
         for known in refused:
             body = without(known, body)
+        left_out: set[str] = set()
+        answers = False
         while True:
             try:
                 async with aclosing(self._stream(task, body)) as chunks:
                     async for chunk in chunks:
+                        # Not before: a refusal may have quoted the key from what this client has sent.
+                        refused.update(left_out)
+                        answers = True
                         yield chunk
                 return
             except EngineInputError as error:
                 key = refused_key(error.details.get("status"), error.message, body)
-                if key is None:
+                if answers or key is None:
                     raise
-                refused.add(key)
+                left_out.add(key)
                 body = without(key, body)
 
     async def _stream(self, task: str, body: Body) -> AsyncGenerator[Chunk, None]:
@@ -88,7 +95,7 @@ class Upstream:
                     break
                 if (room := room - len(data)) < 0:
                     raise _too_long(_LONGEST_ANSWER)
-                if news := answer.add(tidier.tidy(_chunk(data))):
+                if news := answer.add(tidier.tidy(self._chunk(data))):
                     yield Delta(news)
         yield Result(answer.result())
 
@@ -125,8 +132,7 @@ class Upstream:
             names = [entry.get("id") for entry in json_of(body)["data"] or ()]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EngineError(f"{self._server.title} answers no list of models.", code="bad_answer") from error
-        # Gemini's begin so, and it takes them without.
-        return [well_formed(name).removeprefix("models/") for name in names if isinstance(name, str)]
+        return [model_name(well_formed(name), self._server.url) for name in names if isinstance(name, str)]
 
     def _body(self, model: str, payload: Mapping[str, Any]) -> Body:
         return {key: value for key, value in payload.items() if key not in OURS} | {"model": model}
@@ -136,13 +142,31 @@ class Upstream:
         if 200 <= status < 300:
             return
         head = await _head(response, _LONGEST_ERROR)
-        message = _error_message(head) or well_formed(response.reason or "")
+        message = self._quoted(_error_message(head) or well_formed(response.reason or ""))
         told = f"{self._server.title} answered {status}: {message}"
-        if status in _INPUT_STATUSES:
-            raise EngineInputError(told, status=status)
-        if status in (401, 403):
-            raise EngineInputError(f"{told} (check api_key)", code="upstream_refused_key")
-        raise UpstreamBusy(told, status=status, retry_after=asked_pause(response.headers.get("Retry-After")))
+        raise _failure(told, status, asked_pause(response.headers.get("Retry-After")))
+
+    def _chunk(self, data: str) -> Mapping[str, Any]:
+        title = self._server.title
+        try:
+            chunk = json_of(data)
+        except ValueError:
+            told = f"{title} sent what is no JSON: {self._quoted(data)[:200]!r}."
+            raise EngineError(told, code="bad_answer") from None
+        if not isinstance(chunk, dict):
+            raise EngineError(f"{title} sent what is no chunk: {self._quoted(data)[:200]!r}.", code="bad_answer")
+        if error := chunk.get("error"):
+            told = f"{title} failed in mid-stream: {self._quoted(_message_of(chunk))}"
+            status = error.get("code") if isinstance(error, dict) else None
+            # vLLM reads a schema only when its own status was sent: what it refuses then, it tells so.
+            if isinstance(status, int) and 400 <= status < 600:
+                raise _failure(told, status)
+            raise EngineError(told, code="upstream_error")
+        return checked(chunk)
+
+    def _quoted(self, text: str) -> str:
+        """The beginning of what the server says of a failure, without our keys."""
+        return self._server.redacted(text[:_LONGEST_ERROR])[:_LONGEST_QUOTE]
 
 
 def _encoded(body: Body) -> bytes:
@@ -151,7 +175,8 @@ def _encoded(body: Body) -> bytes:
 
 async def _read_on(response: ClientResponse) -> None:
     """To the end of the body, which follows at once: only then is the connection kept for the next request."""
-    with suppress(TimeoutError):
+    # The answer is whole: what breaks now is no loss.
+    with suppress(TimeoutError, ClientError):
         async with asyncio.timeout(_END):
             async for _ in response.content.iter_any():
                 """Nothing is said after the end."""
@@ -179,28 +204,20 @@ async def _read(response: ClientResponse, most: int) -> bytes:
     return body
 
 
-def _chunk(data: str) -> Mapping[str, Any]:
-    try:
-        chunk = json_of(data)
-    except ValueError:
-        raise EngineError(f"The upstream sent what is no JSON: {data[:200]!r}.", code="bad_answer") from None
-    if not isinstance(chunk, dict):
-        raise EngineError(f"The upstream sent what is no chunk: {data[:200]!r}.", code="bad_answer")
-    if chunk.get("error"):
-        told = f"The upstream failed in mid-stream: {_message_of(chunk)}"
-        status = chunk["error"].get("code") if isinstance(chunk["error"], dict) else None
-        if isinstance(status, int) and status in _INPUT_STATUSES:
-            # vLLM reads a schema only when the status was sent: what it refuses then, it tells so.
-            raise EngineInputError(told, status=status)
-        raise EngineError(told)
-    return checked(chunk)
+def _failure(told: str, status: int, retry_after: float | None = None) -> EngineError:
+    """What ``told`` tells of, by the status that goes with it."""
+    if status in _INPUT_STATUSES:
+        return EngineInputError(told, status=status)
+    if status in (401, 403):
+        return EngineInputError(f"{told} (check api_key)", code="upstream_refused_key")
+    return UpstreamBusy(told, status=status, retry_after=retry_after)
 
 
 def _error_message(body: bytes) -> str:
     try:
         return _message_of(json_of(body))
     except ValueError:
-        return body[:500].decode(errors="replace")
+        return body.decode(errors="replace")
 
 
 def _message_of(body: Any) -> str:
@@ -208,4 +225,4 @@ def _message_of(body: Any) -> str:
         body = body[0]
     error = body.get("error", body) if isinstance(body, dict) else body
     message = error.get("message", error) if isinstance(error, dict) else error
-    return well_formed(str(message)[:1000])
+    return well_formed(str(message))

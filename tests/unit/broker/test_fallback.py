@@ -221,6 +221,13 @@ async def test_a_job_without_a_place_is_submitted_to_the_next_model(queue: JobQu
         await queue.submit(new())
 
 
+async def test_each_hop_on_the_way_to_a_place_is_counted(queue: JobQueue) -> None:
+    await full(queue, "first", "second")
+    await queue.submit(new())
+    counts = {(hop["from"], hop["to"], hop["code"]): hop["count"] for hop in await queue.fallbacks.counts()}
+    assert counts == {("first", "second", "queue_full"): 1, ("second", "last", "queue_full"): 1}
+
+
 async def test_the_same_key_finds_the_job_where_it_went(queue: JobQueue) -> None:
     await full(queue, "first")
     key = Idempotency("k", "digest")

@@ -45,11 +45,19 @@ models:
             "8: models.m.backends[1].name: another backend is already called 'a'",
         ),
         (
-            "    backends: [{name: a, base_url: 'http://a', weight: 0}]\n",
-            "6: models.m.backends[0].weight: must be more than 0",
+            "    balance: weight\n    backends: [{name: a, base_url: 'http://a', weight: 1e-16}]\n",
+            "7: models.m.backends[0].weight: must be at least 0.001",
         ),
         (
-            "    base_url: http://h/v1\n    balance: least_bussy\n",
+            "    backends: [{name: a, base_url: 'http://a', weight: 3}]\n",
+            "6: models.m.backends[0].weight: counts only with balance: weight",
+        ),
+        (
+            "    base_url: http://h/v1\n    balance: least_busy\n",
+            "7: models.m.balance: chooses among backends, and there are none",
+        ),
+        (
+            "    backends: [{name: a, base_url: 'http://a'}]\n    balance: least_bussy\n",
             "7: models.m.balance: expected round_robin, weight, least_busy or latency (did you mean least_busy?)",
         ),
         (
@@ -68,10 +76,41 @@ models:
             "    base_url: http://h/v1\n    headers: {'api key': x}\n",
             "7: models.m.headers.api key: expected the name of an HTTP header",
         ),
+        (
+            "    base_url: http://h/v1\n    headers: {Transfer-encoding: chunked}\n",
+            "7: models.m.headers.Transfer-encoding: each request has this header of its own",
+        ),
+        (
+            "    base_url: http://h/v1\n    api_key: hunter2\n    headers: {authorization: Basic x}\n",
+            "8: models.m.headers.authorization: api_key goes in this header: give one of them",
+        ),
+        (
+            "    backends: [{name: a, base_url: 'http://a', api_key: hunter2, headers: {Authorization: x}}]\n",
+            "6: models.m.backends[0].headers.Authorization: api_key goes in this header: give one of them",
+        ),
+        (
+            "    base_url: http://h/v1\n    timeout: 10\n    read_timeout: 1m\n",
+            "3: models.m: read_timeout may not be longer than timeout (10 s)",
+        ),
     ],
 )
 def test_what_is_wrong_with_an_upstream_is_named_with_its_line(refusal: Refusal, lines: str, problem: str) -> None:
     assert refusal(ENTRY + lines) == [f"config.yaml:{problem}"]
+
+
+@pytest.mark.parametrize(
+    "address", ["http://:8000/v1", "http://h:99999/v1", "http://h:0/v1", "http://h:port/v1", "http://[::1/v1"]
+)
+def test_an_address_that_nobody_can_have_is_refused(refusal: Refusal, address: str) -> None:
+    [problem] = refusal(f"{ENTRY}    base_url: '{address}'\n")
+    assert problem == "config.yaml:6: models.m.base_url: expected an address with a host and a port that there can be"
+
+
+@pytest.mark.parametrize("address", ["http://h", "https://[::1]:8000/v1", "http://10.0.0.1:65535/v1"])
+def test_an_address_may_do_without_what_is_usual(load: Load, address: str) -> None:
+    entry = load(f"{ENTRY}    base_url: '{address}'\n").models["m"]
+    assert isinstance(entry, OpenaiSettings)
+    assert entry.base_url == address
 
 
 FALLBACKS = """

@@ -1,5 +1,6 @@
 """Which server is asked, and which is left alone: as pure code."""
 
+import math
 import random
 from collections import Counter
 from typing import get_args
@@ -9,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from broker.errors import (
+    EngineError,
+    EngineInputError,
+    EngineUnavailable,
+    UpstreamBusy,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from config.upstreams import Balance
+from worker.backends.backend import Outcome, outcome_of
 from worker.backends.breaker import LONGEST, SHARE, Breaker, State, Ticket
 from worker.backends.choice import Candidate, Chooser
 from worker.backends.pool import pause
@@ -54,7 +64,9 @@ def test_the_quickest_is_taken_after_each_was_measured_once() -> None:
     chooser = Chooser("latency")
     assert chooser.choose([Candidate("a", latency=0.1), Candidate("b")]) == "b"
     # While the one is being measured, the others do not wait for what comes of it.
-    assert chooser.choose([Candidate("a", latency=0.1), Candidate("b", running=1)]) == "a"
+    assert chooser.choose([Candidate("a", latency=0.1), Candidate("b", running=1, measuring=True)]) == "a"
+    # A long answer measures nothing any more.
+    assert chooser.choose([Candidate("a", latency=0.1), Candidate("b", running=1)]) == "b"
     assert chooser.choose([Candidate("a", latency=0.1), Candidate("b", latency=0.05)]) == "b"
 
 
@@ -67,7 +79,8 @@ def test_the_quickest_is_taken_after_each_was_measured_once() -> None:
                 st.sampled_from(NAMES),
                 st.floats(0.01, 100),
                 st.integers(0, 5),
-                st.none() | st.floats(0, 10),
+                st.none() | st.floats(0, 10) | st.just(math.inf),
+                st.booleans(),
             ),
             min_size=1,
             max_size=4,
@@ -88,6 +101,29 @@ def test_pauses_grow_and_are_drawn_from_the_whole_range() -> None:
         assert max(pauses) <= most
         assert max(pauses) > 0.9 * most
         assert min(pauses) < 0.1 * most
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (EngineInputError("bad schema", status=400), Outcome.SOUND),
+        (EngineInputError("too long", status=413), Outcome.SOUND),
+        (EngineInputError("no key", code="upstream_refused_key"), Outcome.UNKNOWN),
+        (UpstreamBusy("no money", status=402), Outcome.UNKNOWN),
+        (EngineInputError("no such model", status=404), Outcome.UNKNOWN),
+        (UpstreamBusy("moved", status=302), Outcome.FAILED),
+        (UpstreamBusy("overloaded", status=429), Outcome.FAILED),
+        (UpstreamBusy("gone", status=502), Outcome.FAILED),
+        (UpstreamTimeout("silent"), Outcome.FAILED),
+        (UpstreamUnreachable("away"), Outcome.FAILED),
+        (EngineUnavailable("no stream"), Outcome.FAILED),
+        (EngineError("no JSON", code="bad_answer"), Outcome.FAILED),
+        (EngineError("no end", code="answer_cut_off"), Outcome.FAILED),
+    ],
+    ids=lambda value: getattr(value, "message", value),
+)
+def test_only_who_refuses_an_input_or_answers_it_is_sound(error: EngineError, outcome: Outcome) -> None:
+    assert outcome_of(error) is outcome
 
 
 def broken(breaker: Breaker, now: float, times: int) -> None:
@@ -120,6 +156,7 @@ def test_one_request_tries_whether_it_is_back() -> None:
     assert (breaker.admits(4.9), breaker.retry_in(1.0)) == (False, 4.0)
     probe = breaker.begin(5.0)
     assert (probe.probe, breaker.state(5.0), breaker.admits(5.0)) == (True, State.HALF_OPEN, False)
+    assert breaker.retry_in(5.0) == 0.0  # how long the probe takes nobody knows
     breaker.failed(probe, 6.0)
     assert breaker.retry_in(6.0) == 5.0
     probe = breaker.begin(11.0)
@@ -223,10 +260,7 @@ class BreakerMachine(RuleBasedStateMachine):
         admits = self.state is State.CLOSED or (self.state is State.HALF_OPEN and not self.probing)
         assert self.breaker.admits(self.now) == admits
         # Nobody is shut out for ever: somebody may go there at a known time, or a probe is under way.
-        waits = self.breaker.retry_in(self.now)
-        assert (waits == 0.0) == admits
-        if self.state is State.OPEN:
-            assert waits == self.until - self.now
+        assert self.breaker.retry_in(self.now) == (self.until - self.now if self.state is State.OPEN else 0.0)
 
 
 TestBreaker = BreakerMachine.TestCase

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from worker.engines.answers import Answer, Chat
-from worker.engines.dialects import Tidier
+from worker.engines.dialects import Tidier, model_name
 
 Call = Mapping[str, Any]
 
@@ -68,3 +68,16 @@ def test_what_is_wanted_back_with_a_call_is_told_with_it() -> None:
     wanted = {"google": {"thought_signature": "abc"}}
     pieces, calls = tidied([piece(*F, id="x", extra_content=wanted)], [piece(*G, id="y")])
     assert [told.get("extra_content") for told in (*pieces, *calls)] == [wanted, None, wanted, None]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://generativelanguage.googleapis.com/v1beta/openai", "gemini-3-flash"),
+        ("https://proxy.example.com/generativelanguage.googleapis.com/v1", "models/gemini-3-flash"),
+        ("http://10.0.0.1:8000/v1", "models/gemini-3-flash"),
+    ],
+)
+def test_only_google_takes_its_models_by_a_shorter_name(url: str, name: str) -> None:
+    assert model_name("models/gemini-3-flash", url) == name
+    assert model_name(name, url) == name

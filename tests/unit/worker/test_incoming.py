@@ -9,6 +9,7 @@ from broker.errors import EngineError
 from worker.engines.incoming import checked, json_of, usage_of
 
 HALF = "\ud83d"
+TEXT = {"type": "text", "text": "a"}
 THREE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
 
@@ -31,7 +32,9 @@ def entry(**more: Any) -> dict[str, Any]:
         chunk(index=2**70),
         chunk(index=True),
         chunk(delta=[1]),
-        chunk(delta={"content": [{"type": "text", "text": "a"}]}),
+        chunk(delta={"content": ["a"]}),
+        chunk(delta={"content": [{"type": "text", "text": 5}]}),
+        chunk(delta={"content": [{"type": "thinking", "thinking": "a"}]}),
         chunk(delta={"reasoning": 5}),
         chunk(text=["a"]),
         chunk(finish_reason=5),
@@ -69,6 +72,19 @@ def test_what_is_one_comes_through_as_it_is(good: dict[str, Any]) -> None:
 def test_whole_numbers_may_be_written_as_floats() -> None:
     [choice] = checked(chunk(index=1.0, delta={"tool_calls": [{"index": 2.0}]}))["choices"]
     assert (choice["index"], choice["delta"]["tool_calls"][0]["index"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ([], {"content": ""}),
+        ([TEXT, {"type": "reference", "reference_ids": [1]}, TEXT], {"content": "aa"}),
+        ([{"type": "thinking", "thinking": [TEXT, TEXT]}], {"content": "", "reasoning_content": "aa"}),
+    ],
+)
+def test_content_in_parts_is_their_text_and_what_was_thought(content: Any, texts: dict[str, str]) -> None:
+    [choice] = checked(chunk(delta={"role": "assistant", "content": content}))["choices"]
+    assert choice["delta"] == {"role": "assistant", **texts}
 
 
 SIGNATURE = {"google": {"thought_signature": "abc"}}
@@ -153,7 +169,12 @@ def test_of_usage_the_numbers_count(given: Any, counts: Any) -> None:
     assert usage_of(given) == counts
 
 
-@pytest.mark.parametrize("text", ["NaN", '{"a": -Infinity}', "[1e400]", "[" * 100_000, "{", b"\xff", "9" * 5000])
+@pytest.mark.parametrize("text", ["Infinit", '{"a": -1e400}', "[1e400]", "[" * 100_000, "{", b"\xff", "9" * 5000])
 def test_what_is_no_json_is_no_json(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_of(text)
+
+
+def test_what_is_beyond_all_numbers_costs_no_answer() -> None:
+    """Python's servers write what no JSON has; vLLM itself says -9999.0 of a token that cannot be."""
+    assert json_of("[-Infinity, Infinity, NaN, -0.5]") == [-9999.0, None, None, -0.5]
