@@ -147,7 +147,8 @@ class Job:
     ``chunks``: events of that, once it is completed. ``payload_file``: has the payload's long parts. ``asked``: what
     the form of its answer depends on. ``begun``: how often it was given to a worker, released or not: whatever an
     earlier time has generated is void. ``fallbacks``: models that may take it over; ``hops``: ``{model, code, message,
-    at}`` of those that it left (``broker.fallback``).
+    at}`` of those that it left (``broker.fallback``). ``backends``: where its model has several servers, those that the
+    attempt which completed it has asked, the last of which has answered; ``{name, code, message}`` of the others.
     """
 
     id: ObjectId
@@ -188,6 +189,7 @@ class Job:
     batch: BatchLine | None
     fallbacks: tuple[str, ...]
     hops: tuple[Mapping[str, Any], ...]
+    backends: tuple[Mapping[str, Any], ...]
 
     @property
     def pages_id(self) -> ObjectId:
@@ -239,7 +241,7 @@ _AT_TIMES: Mapping[str, Any] = {
     "webhook": None,
     "begun": 0,
 }
-_LISTS = ("errors", "fallbacks", "hops")
+_LISTS = ("errors", "fallbacks", "hops", "backends")
 
 
 def parse_job_id(text: str) -> ObjectId | None:

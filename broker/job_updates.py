@@ -113,6 +113,7 @@ def after_end(job: Job, changes: Document) -> Job | None:
         result=changes.get("result"),
         result_file=changes.get("result_file"),
         chunks=changes.get("chunks"),
+        backends=tuple(changes.get("backends", ())),
     )
 
 

@@ -32,7 +32,8 @@ class BackendState:
 
     ``retry_in``: seconds until it gets a request again; 0 where it does. ``running``: requests of this worker that are
     under way there. ``latency``: seconds that it took of late until an answer began. ``last_error``: of the last
-    request, where the server has failed it.
+    request, where the server has failed it. ``asked``: requests since the worker's start; ``failed``: those of them
+    that the server has failed.
     """
 
     name: str
@@ -42,6 +43,8 @@ class BackendState:
     running: int = 0
     latency: float | None = None
     last_error: str | None = None
+    asked: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

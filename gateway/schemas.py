@@ -56,6 +56,14 @@ class Hop(Body):
     at: datetime
 
 
+class AskedBackend(Body):
+    """A server that a job's model was asked on. ``code`` and ``message``: why another one was asked after it."""
+
+    name: str
+    code: str | None = None
+    message: str | None = None
+
+
 class JobBody(Body):
     """A job. ``result`` has the shape of its task. What there is of pages is null where it is about no document."""
 
@@ -93,6 +101,9 @@ class JobBody(Body):
     """One entry for each failed attempt."""
     hops: list[Hop]
     """The models that it was with before; `attempts` counts those of `model`."""
+    backends: list[AskedBackend]
+    """The servers that the attempt which completed it has asked, where the model has several; the last has answered.
+    Those of a failed attempt are in the `details` of its error."""
     links: Links
 
 
@@ -175,8 +186,12 @@ class BackendBody(Body):
     """Seconds until a request goes there again; 0 where they do."""
     running: int
     latency: float | None
-    """Seconds that it took of late until an answer began."""
+    """Seconds that it took of late until an answer began; null also after a failure."""
     last_error: str | None
+    asked: int
+    """Requests since the worker's start."""
+    failed: int
+    """Those of them that the server has failed."""
 
 
 class HopCount(Body):

@@ -8,6 +8,7 @@ from broker.pages import PageState
 from broker.positions import Position
 from gateway.schemas import (
     Accepted,
+    AskedBackend,
     AttemptError,
     Hop,
     JobBody,
@@ -69,6 +70,7 @@ def job_body(
         result=None if result is None else for_client(job, result),
         errors=[AttemptError(**error) for error in job.errors],
         hops=[Hop(**hop) for hop in job.hops],
+        backends=[AskedBackend(**backend) for backend in job.backends],
     )
 
 

@@ -157,6 +157,8 @@ class Attempt:
             packed["chunks"] = self._stream.count
         if outcome.files:
             packed["files"] = dict(outcome.files)
+        if outcome.backends:
+            packed["backends"] = [dict(backend) for backend in outcome.backends]
         if self.job.fingerprint is not None and not outcome.value.get("partial"):
             if self.job.file is not None:
                 packed["reusable"] = self.job.fingerprint

@@ -152,6 +152,39 @@ async def test_a_request_names_one_of_the_backends(site: Site) -> None:
         assert (none.status_code, none.json()["code"]) == (400, "unknown_backend")
 
 
+async def test_a_job_tells_which_backends_were_asked_and_which_one_answered(site: Site) -> None:
+    async with upstreams(2) as (one, other), site(far=several(one, other), alone=remote(other.url)) as gateway:
+        one.usual = Behaviour(status=500, message="out of order")
+
+        async def counted() -> bool:
+            [worker] = (await seen(gateway, "far"))["workers"]
+            return [(told["name"], told["asked"], told["failed"]) for told in worker["backends"]] == [
+                ("a", 1, 1),
+                ("b", 1, 0),
+            ]
+
+        await served(gateway, "far", "alone")
+        answer = await ask(gateway, "far")
+        assert (answer.status_code, answer.headers["x-roundhouse-backend"]) == (200, "a -> b")
+        looked_up = await gateway.http.get(f"/api/jobs/{answer.headers['x-request-id']}")
+        assert looked_up.headers["x-roundhouse-backend"] == "a -> b"
+        first, second = looked_up.json()["backends"]
+        assert (first["name"], first["code"], "out of order" in first["message"]) == ("a", "upstream_error", True)
+        assert second == {"name": "b", "code": None, "message": None}
+        await eventually(counted)
+
+        other.usual = one.usual
+        failed = await ask(gateway, "far")
+        assert failed.status_code == 502
+        [error] = (await gateway.http.get(f"/api/jobs/{failed.headers['x-request-id']}")).json()["errors"]
+        assert sorted(asked["name"] for asked in error["details"]["backends"]) == ["a", "b"]
+
+        other.usual = Behaviour()
+        answer = await ask(gateway, "alone")
+        assert "x-roundhouse-backend" not in answer.headers
+        assert (await gateway.http.get(f"/api/jobs/{answer.headers['x-request-id']}")).json()["backends"] == []
+
+
 async def test_operators_see_which_backend_is_left_alone_and_why(site: Site) -> None:
     breaker = {"failures": 1, "pause": 600}
     async with upstreams(2) as (one, other), site(far=several(one, other, breaker=breaker)) as gateway:

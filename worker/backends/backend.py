@@ -69,6 +69,8 @@ class Backend:
         """None also where the last request, at ``_measured``, got no answer."""
         self._measured = -math.inf
         self._last_error: str | None = None
+        self._asked = 0
+        self._failed = 0
 
     async def close(self) -> None:
         await self.upstream.close()
@@ -96,6 +98,8 @@ class Backend:
             running=self._running,
             latency=None if self._latency is None else round(self._latency, 4),
             last_error=self._last_error,
+            asked=self._asked,
+            failed=self._failed,
         )
 
     def take(self) -> Ticket:
@@ -103,6 +107,7 @@ class Backend:
         ticket = self.breaker.begin(monotonic())
         self._running += 1
         self._unanswered += 1
+        self._asked += 1
         return ticket
 
     async def run(
@@ -154,6 +159,7 @@ class Backend:
         if outcome is Outcome.SOUND:
             self.breaker.succeeded(ticket, now)
             return
+        self._failed += 1
         self._last_error = error.message[:_ERROR]
         if not answers:
             # How quick it would be is looked at again when this measurement, too, is of long ago.

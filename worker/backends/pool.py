@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -14,7 +15,7 @@ from config.upstreams import Balance
 from worker.backends.backend import Backend
 from worker.backends.breaker import Ticket
 from worker.backends.choice import Chooser
-from worker.engines.base import Chunk
+from worker.engines.base import Chunk, Result
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Pool:
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         left = self._eligible(payload)
         failures: list[EngineError] = []
+        route: list[Mapping[str, Any]] = []
         while True:
             backend, ticket = await (
                 self._another(left, deadline, failures) if failures else self._take(left, deadline)
@@ -65,9 +67,12 @@ class Pool:
                         if not answers:
                             answers = True
                             self._freed.set()  # where it is a probe, the others may go there now
-                        yield chunk
+                        yield self._with(chunk, [*route, {"name": backend.name}])
                 return
             except EngineError as error:
+                route.append({"name": backend.name, "code": error.code, "message": error.message})
+                if len(self.backends) > 1:
+                    error.details["backends"] = list(route)
                 left = [other for other in left if other is not backend]
                 may = others_may(error.code, error.details.get("status"), permanent=error.permanent)
                 if answers or not may or not self._any_admits(left):
@@ -75,6 +80,10 @@ class Pool:
                 failures.append(error)
             finally:
                 self._freed.set()
+
+    def _with(self, chunk: Chunk, route: Sequence[Mapping[str, Any]]) -> Chunk:
+        """Of several servers the result says which were asked."""
+        return replace(chunk, backends=route) if isinstance(chunk, Result) and len(self.backends) > 1 else chunk
 
     def _eligible(self, payload: Mapping[str, Any]) -> list[Backend]:
         wanted, model = payload.get("modelKey"), payload.get("upstream_model")

@@ -40,11 +40,13 @@ class Delta:
 class Result:
     """The end of a successful run: a JSON-able mapping of the shape of its task. Always the last chunk.
 
-    ``files``: ids of stored files that belong to it, by name.
+    ``files``: ids of stored files that belong to it, by name. ``backends``: where the model has several servers, those
+    that were asked: ``{name, code, message}`` of each that has failed, and the ``name`` of the one that has answered.
     """
 
     value: Mapping[str, Any]
     files: Mapping[str, ObjectId] = field(default_factory=dict)
+    backends: Sequence[Mapping[str, Any]] = ()
 
 
 Chunk: TypeAlias = Delta | Result
