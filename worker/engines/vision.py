@@ -93,7 +93,7 @@ class VisionRecogniser:
         reading = replace(reading, mode=self._model.mode, tokens=usage.get("completion_tokens"))
         if loop is not None:
             raise _with(reading, PageLooped(f"The model came to no end on page {page.number}: {loop.describe()}."))
-        return self._ended(reading, page.number, ends[0])
+        return self._ended(reading, page.number, ends[0], payload.get("max_tokens"))
 
     def _payload(self, page: Page, question: Question, image: str) -> dict[str, Any]:
         model = self._model
@@ -113,14 +113,14 @@ class VisionRecogniser:
         return payload
 
     def _most_tokens(self, page: Page, question: Question) -> int | None:
-        """A server refuses a request for which prompt and answer do not fit into its context."""
+        """What the client wants. None where prompt and answer may not fit into the context together: that would be
+        refused, and without a number a server gives the answer what the prompt leaves."""
         wanted, model = self._options.max_tokens, self._model
-        if model.context is None or model.image_tokens is None:
+        if wanted is None or model.context is None or model.image_tokens is None:
             return wanted
         # No tokenizer makes more tokens of a text than it has bytes.
         prompt = model.image_tokens(page.width, page.height) + len(question.prompt.encode()) + _MARGIN
-        room = max(1, model.context - prompt)
-        return room if wanted is None else min(wanted, room)
+        return wanted if prompt + wanted <= model.context else None
 
     async def _answer(self, payload: Mapping[str, Any], number: int) -> tuple[str, Loop | None, Mapping[str, Any]]:
         output: list[str] = []
@@ -146,14 +146,15 @@ class VisionRecogniser:
             return read_plain(output)
         return read_grounded(output, page.number, page.width, page.height, question.refs)
 
-    def _ended(self, reading: Reading, number: int, reason: str | None) -> Reading:
+    def _ended(self, reading: Reading, number: int, reason: str | None, most: int | None) -> Reading:
+        """``most``: tokens that the answer could have; None: as many as there was room for."""
         if reason == "stop":
             return reading
         if reason != "length":
             raise _with(reading, RecogniserError(f"The model broke off on page {number} ({reason!r})."))
-        if self._options.max_tokens is None:
+        if most is None:
             raise _with(reading, PageLooped(f"The model came to no end on page {number} within its longest answer."))
-        told = f"The answer was cut off after the {self._options.max_tokens} tokens that were asked for at most."
+        told = f"The answer was cut off after the {most} tokens that were asked for at most."
         return replace(reading, warnings=(*reading.warnings, told))
 
 

@@ -29,7 +29,7 @@ from worker.engine_process import RECORD, EngineProcess, remove_start_directory,
 from worker.engine_record import recorded_pids
 from worker.engines.access import Access, Server
 from worker.engines.base import Chunk, Footprint, Request
-from worker.engines.documents import refuse_searchable_pdf
+from worker.engines.documents import refuse_searchable_pdf, require_poppler
 from worker.engines.silence import Silence
 from worker.engines.upstream import Upstream
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
@@ -316,6 +316,8 @@ class VllmEngine:
     async def _check(self) -> Path:
         """The directory of the weights. Raises EngineUnavailable with what is missing on this machine."""
         settings, name = self._settings, self._name
+        if settings.task == "ocr":
+            require_poppler()
         devices = await asyncio.to_thread(self._hardware.devices)
         self._count(devices)
         if settings.python is None and not devices:

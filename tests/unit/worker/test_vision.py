@@ -93,7 +93,6 @@ async def test_the_picture_comes_first_then_the_prompt_with_what_deepseek_needs(
     assert text == {"type": "text", "text": "<|grounding|>Convert the document to markdown."}
     assert {key: value for key, value in model.payload.items() if key != "messages"} == {
         "temperature": 0.0,
-        "max_tokens": 8192 - 100 - len(text["text"]) - 16,
         "skip_special_tokens": False,
         "vllm_xargs": {"ngram_size": 30, "window_size": 90, "whitelist_token_ids": [128821, 128822]},
     }
@@ -133,12 +132,21 @@ async def test_a_clients_options_are_heeded(page: Page) -> None:
     assert page_options({}).wish.instruction is Instruction.DOCUMENT
 
 
-async def test_more_tokens_than_there_is_room_for_are_not_asked_for(page: Page) -> None:
+@pytest.mark.parametrize(("prompt", "most"), [("x", 8192 - 100 - 1 - 16), ("表" * 1000, 5000)])
+async def test_more_tokens_than_there_may_be_room_for_are_not_asked_for(page: Page, prompt: str, most: int) -> None:
+    model = Model("some words", reason="length")
+    reading = await read(model, page, prompt=prompt, options={"max_tokens": most})
+    assert model.payload["max_tokens"] == most
+    assert f"{most} tokens" in reading.warnings[0]
+    with pytest.raises(PageLooped):
+        await read(model, page, prompt=prompt, options={"max_tokens": most + 77})
+    assert "max_tokens" not in model.payload
+
+
+async def test_a_long_prompt_alone_makes_no_page_a_loop(page: Page) -> None:
     model = Model()
-    await read(model, page, prompt="x", options={"max_tokens": 8192})
-    assert model.payload["max_tokens"] == 8192 - 100 - 1 - 16
-    await read(model, page, prompt="ä" * 5000)
-    assert model.payload["max_tokens"] == 1
+    await read(model, page, prompt="表" * 5000)
+    assert "max_tokens" not in model.payload
 
 
 async def test_a_second_try_is_another_question(page: Page) -> None:

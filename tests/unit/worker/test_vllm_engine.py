@@ -146,6 +146,18 @@ async def test_weights_that_are_not_there_are_named_with_the_command_that_gets_t
     assert "roundhouse pull tiny" in error.message
 
 
+async def test_documents_are_not_taken_where_nothing_draws_their_pages(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site.home / "bin").mkdir()
+    for name in ("sh", "echo"):
+        (site.home / "bin" / name).symlink_to(f"/bin/{name}")
+    monkeypatch.setenv("PATH", str(site.home / "bin"))
+    error = await refusal(reader(site))
+    assert (error.code, "poppler-utils" in error.message) == ("tool_missing", True)
+    assert await site.engine().unable() is None
+
+
 async def test_weights_may_come_later(site: Site) -> None:
     late = site.engine(model=str(site.home / "late"))
     assert "weights missing" in (await late.unable() or "")
@@ -269,7 +281,8 @@ async def test_where_others_hold_the_memory_it_is_not_started(site: Site) -> Non
 
 async def test_memory_that_was_just_let_go_of_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.cards[0].others = 30 * GIB
-    loaded, tell, looks = site.engine(), site.nvml.nvmlDeviceGetMemoryInfo, []
+    loaded = site.engine(patience=replace(PATIENCE, settle=20.0))
+    tell, looks = site.nvml.nvmlDeviceGetMemoryInfo, []
 
     def slowly(card: Card) -> SimpleNamespace:
         looks.append(card)
