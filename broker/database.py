@@ -15,8 +15,10 @@ from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure
 from pymongo.read_concern import ReadConcern
+
+from config.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -162,21 +164,36 @@ if sys.version_info < (3, 12):
 
 
 def connect(uri: str, name: str) -> Database:
-    """A client for ``uri``. Connects lazily: nothing is awaited and nothing fails here.
+    """A client for ``uri``. Connects lazily: nothing is awaited. Raises ConfigError for a URI that cannot be used.
 
     A server that is away is noticed within five seconds, so that a request is answered 503 rather than hanging. One
     that has vanished without a word, too: the driver asks it every two seconds and waits three for the answer.
     """
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-        uri,
-        appname="roundhouse",
-        serverSelectionTimeoutMS=5000,
-        connectTimeoutMS=3000,
-        heartbeatFrequencyMS=2000,
-        tz_aware=True,
-        tzinfo=UTC,
-    )
+    try:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
+            uri,
+            appname="roundhouse",
+            serverSelectionTimeoutMS=5000,
+            connectTimeoutMS=3000,
+            heartbeatFrequencyMS=2000,
+            tz_aware=True,
+            tzinfo=UTC,
+        )
+    except (ConfigurationError, ValueError, OSError) as error:
+        # Not with its cause, whose words may hold parts of the password.
+        raise ConfigError(f"MONGODB_URI cannot be used: {_fault_of_uri(error)}.") from None
     return Database(client, client.get_database(name, codec_options=CODEC))
+
+
+def _fault_of_uri(error: ConfigurationError | ValueError | OSError) -> str:
+    match error:
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return f"it names a file that cannot be read: {where}{error.strerror or error}"
+        case InvalidURI() | ValueError():
+            return "it cannot be parsed; signs in its password are written as %XX"
+        case _:
+            return f"{error}".rstrip(".")
 
 
 # Each index costs every write, so there are no more than these. All but ``owner`` are narrowed down to open or to ended

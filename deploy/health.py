@@ -5,7 +5,6 @@ Exit status 0 and nothing said when all is well; else 1 and one sentence.
 
 import asyncio
 import http.client
-import os
 import socket
 import sys
 
@@ -22,7 +21,7 @@ _PATIENCE = 4.0
 
 def gateway() -> str | None:
     """What is wrong with the gateway in this container. It is asked over loopback, whatever it listens on besides."""
-    port = int(os.environ.get("SERVER_PORT", "8080"))
+    port = load_settings().server.port
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     try:
         connection.request("GET", "/health")

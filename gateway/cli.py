@@ -24,6 +24,7 @@ from gateway.commands import doctor as health_check
 from gateway.commands import progress, terminal
 from gateway.commands import submit as submit_command
 from gateway.commands.connection import PATIENCE, base_url, client, sendable
+from gateway.commands.finding import Service
 from gateway.commands.weights import pull_weights
 from gateway.documents.result_formats import MEDIA_TYPES
 from gateway.payloads import Instruction, TextChoice
@@ -369,11 +370,15 @@ async def _add_user(settings: Settings, name: str, password: str, role: str) -> 
 
 
 @main.command()
+@click.argument("only", metavar="[gateway|worker]", required=False, type=click.Choice(get_args(Service)))
 @click.option("--json", "as_json", is_flag=True)
 @reports_errors
-def doctor(as_json: bool) -> None:
-    """Check what this machine has, and say what to do about what is missing."""
-    findings = health_check.examine()
+def doctor(only: Service | None, as_json: bool) -> None:
+    """Check what this machine has, and say what to do about what is missing.
+
+    Where only gateways or only workers are to run, what the others need is not looked at.
+    """
+    findings = health_check.examine(only)
     terminal.show_findings(findings, as_json)
     if any(finding.level == "error" for finding in findings):
         sys.exit(1)

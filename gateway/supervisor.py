@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.daemons import ProcessRecord
+from broker.database import connect
 from broker.home import private_directory
 from broker.mongod import EmbeddedMongod
 from config import Settings
 from config.errors import RoundhouseError
+from gateway.secrets import admin_password, jwt_secret
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +152,22 @@ async def supervise(settings: Settings, children: Sequence[Child]) -> None:
     await supervisor.run()
 
 
+async def check(settings: Settings) -> None:
+    """Raises ConfigError for what every gateway would end by, only to be started again for ever."""
+    if settings.mongodb.uri is not None:
+        await connect(settings.mongodb.uri, settings.mongodb.database).close()
+    if settings.jwt_secret is None:
+        jwt_secret(settings.home)
+    if settings.admin_password is None:
+        admin_password(settings.home)
+
+
 async def up(settings: Settings, *, gateway: bool = True, worker: bool = True) -> None:
-    """The whole system in the foreground. Raises SupervisorError where it runs already or the port is taken."""
+    """The whole system in the foreground.
+
+    Raises SupervisorError where it runs already or the port is taken, and ConfigError as ``check`` does.
+    """
+    await check(settings)
     run = private_directory(settings.home, "run")
     record = run / "up.json"
     with _alone(run, settings.home), await listen(settings.server.host, settings.server.port) as listener:
@@ -202,7 +218,11 @@ def start_detached(
 
 
 async def gateways(settings: Settings) -> None:
-    """Only the gateways, in the foreground. An embedded mongod that they start goes on after them."""
+    """Only the gateways, in the foreground. An embedded mongod that they start goes on after them.
+
+    Raises as ``up`` does.
+    """
+    await check(settings)
     with await listen(settings.server.host, settings.server.port) as listener:
         await supervise(settings, gateway_children(settings, listener))
 

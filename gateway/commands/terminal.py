@@ -20,7 +20,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gateway.commands.doctor import Finding
+from gateway.commands.finding import Finding
 
 Job = Mapping[str, Any]
 

@@ -12,6 +12,8 @@ from uuid import uuid4
 
 from pymongo import MongoClient
 
+from tests.deployments import default_config
+from tests.ports import free_port
 from tests.system import System, end
 
 SCRIPT = Path(__file__).parents[3] / "deploy" / "health.py"
@@ -91,6 +93,21 @@ def test_a_worker_is_not_healthy_while_its_database_is_away(tmp_path: Path) -> N
         status, said = check(system, "worker")
     assert status == 1
     assert said.startswith("The database does not answer")
+
+
+def test_a_port_that_only_the_configuration_names_is_the_one_that_is_asked(tmp_path: Path) -> None:
+    port = free_port()
+    with System(tmp_path, None, "none", default_config() | {"server": {"port": port}}) as system, Busy.on(port):
+        del system.environ["SERVER_PORT"]
+        assert check(system, "gateway") == (1, "The gateway answers 503: not now")
+
+
+def test_a_database_uri_that_cannot_be_used_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with System(tmp_path, "mongodb://ann:hun/ter2@host", "none") as system:
+        status, said = check(system, "worker")
+    assert status == 1
+    assert said.startswith("MONGODB_URI cannot be used: ")
+    assert len(said.splitlines()) == 1
 
 
 def test_what_is_to_be_checked_has_to_be_said(tmp_path: Path) -> None:

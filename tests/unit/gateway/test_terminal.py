@@ -19,7 +19,7 @@ from broker.broker import Broker
 from config import load_settings
 from gateway.app import create_app
 from gateway.commands import progress, terminal
-from gateway.commands.doctor import Finding
+from gateway.commands.finding import Finding
 from gateway.commands.terminal import plain
 
 Capture = pytest.CaptureFixture[str]
