@@ -102,7 +102,22 @@ missing_for_tests() {
   [[ $fonts == */NotoSansCJK-Regular.ttc* ]] || echo fonts-noto-cjk
 }
 
+# What vLLM compiles with when an engine starts: Triton with gcc and Python's headers, FlashInfer with nvcc and ninja,
+# which it leaves be where no nvcc is on PATH.
+missing_for_gpu() {
+  command -v gcc >/dev/null || echo gcc
+  command -v g++ >/dev/null || echo g++
+  venv_python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+    venv_python -c 'import sys; print("python{}.{}-dev".format(*sys.version_info))'
+  ! command -v nvcc >/dev/null || command -v ninja >/dev/null || echo ninja-build
+}
+
 needs_own_mongod() { [[ -z ${MONGODB_URI:-} ]] && ! command -v mongod >/dev/null; }
+
+install_missing() { # Debian's names, one per line; none: nothing is done
+  # shellcheck disable=SC2086  # one word for each package
+  [[ -z $1 ]] || install_packages ${1//$'\n'/ }
+}
 
 install_packages() { # Debian's names
   local as_root=() log
@@ -201,8 +216,7 @@ set_up() { # requirements file, MB needed, test?
   check_platform
   lock
   packages=$(missing_packages "${3:-}")
-  # shellcheck disable=SC2086  # one word for each package
-  [[ -z $packages ]] || install_packages ${packages//$'\n'/ }
+  install_missing "$packages"
   check_python
   make_venv
   install_requirements "$1" "$2"
@@ -215,7 +229,7 @@ has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
 set_up_gpu() {
   has_gpu || return 0
   lock
-  if (install_requirements requirements-gpu.txt "$SPACE_GPU"); then
+  if (install_missing "$(missing_for_gpu)" && install_requirements requirements-gpu.txt "$SPACE_GPU"); then
     unlock
     say_models
   else

@@ -7,6 +7,8 @@ data=$1 key=$2
 shift 2
 
 if [[ ! -s $key ]]; then
+  # One that was cut short may not be written to any more.
+  rm -f -- "$key.new"
   (umask 077 && head -c 512 /dev/urandom | base64 -w 0 >"$key.new")
   chmod 400 "$key.new"
   mv -- "$key.new" "$key"

@@ -32,6 +32,7 @@ class Machine:
         self.root = base / "a clone"
         self.root.mkdir()
         self.calls = base / "calls"
+        self.headers = base / "Python.h"
         self.base = base
         for name in TOOLS:
             self.link(name)
@@ -58,9 +59,17 @@ class Machine:
         for font in ("NotoSansDevanagari-Regular.ttf", "NotoSansCJK-Regular.ttc"):
             (self.base / ".fonts" / font).touch()
 
+    def gpu(self, smi: str) -> None:
+        """``smi``: bash for what nvidia-smi says. What vLLM compiles with is there."""
+        self.program("nvidia-smi", smi)
+        for name in ("gcc", "g++"):
+            self.program(name, "exit 0")
+        self.headers.touch()
+
     def python(self, pip: str = "") -> None:
         """A Python that makes virtual environments of itself. ``pip`` is bash for what its pip does."""
-        self.program("python3", STAND_IN.format(python=sys.executable, calls=self.calls, pip=pip))
+        script = STAND_IN.format(python=sys.executable, calls=self.calls, headers=self.headers, pip=pip)
+        self.program("python3", script)
 
     def run(
         self, *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -106,6 +115,7 @@ case "$*" in
   "-m pip install "*) note "$@"; {pip} ;;
   "-m gateway.commands.model_fit") exec {python} "$@" ;;
   "-m "*) note "$@"; env > "$0.env" ;;
+  "-c "*Python.h*) [ -e "{headers}" ] ;;
   *) exec {python} "$@" ;;
 esac
 """
@@ -397,7 +407,7 @@ GPU = 'echo "GPU 0: NVIDIA H100"'
 def test_with_an_nvidia_gpu_vllm_is_installed_after_the_sample_was_read(machine: Machine) -> None:
     machine.documents()
     machine.python()
-    machine.program("nvidia-smi", GPU)
+    machine.gpu(GPU)
     machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
     answer = machine.run()
     assert answer.returncode == 0, answer.stderr
@@ -407,10 +417,48 @@ def test_with_an_nvidia_gpu_vllm_is_installed_after_the_sample_was_read(machine:
     ]
 
 
-def test_no_room_for_vllm_is_said_and_harms_nothing(machine: Machine) -> None:
+@pytest.mark.parametrize(("tools", "more"), [((), ""), (("nvcc",), " ninja-build"), (("nvcc", "ninja"), "")])
+def test_with_an_nvidia_gpu_what_vllm_compiles_with_is_installed(
+    machine: Machine, tools: Sequence[str], more: str
+) -> None:
     machine.documents()
     machine.python()
     machine.program("nvidia-smi", GPU)
+    machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
+    machine.program("id", "echo 0")
+    machine.program("apt-get", f'echo "$*" >> "{machine.base}/apt"')
+    for name in tools:
+        machine.program(name, "exit 0")
+    answer = machine.run()
+    assert answer.returncode == 0, answer.stderr
+    major, minor, _ = platform.python_version_tuple()
+    installed = (machine.base / "apt").read_text().splitlines()[-1]
+    assert installed.endswith(f"--no-install-recommends gcc g++ python{major}.{minor}-dev{more}")
+    assert any(pip.endswith("requirements-gpu.txt") for pip in machine.pips())
+
+
+def test_who_may_not_install_what_vllm_compiles_with_goes_on_without_it(machine: Machine) -> None:
+    machine.documents()
+    machine.python()
+    machine.gpu(GPU)
+    machine.headers.unlink()
+    machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
+    machine.program("id", "echo 1000")
+    machine.program("apt-get", "exit 99")
+    answer = machine.run()
+    assert answer.returncode == 0
+    assert answer.stdout.splitlines() == ["roundhouse up --detach", "roundhouse demo"]
+    command, consequence = answer.stderr.splitlines()[-2:]
+    major, minor, _ = platform.python_version_tuple()
+    assert f"sudo apt-get install -y python{major}.{minor}-dev ;" in command
+    assert "goes on without vLLM" in consequence
+    assert not any(pip.endswith("requirements-gpu.txt") for pip in machine.pips())
+
+
+def test_no_room_for_vllm_is_said_and_harms_nothing(machine: Machine) -> None:
+    machine.documents()
+    machine.python()
+    machine.gpu(GPU)
     machine.program("df", "echo header; echo /dev/vda 9 9 2097152 50% /")
     answer = machine.run()
     assert answer.returncode == 0
@@ -440,7 +488,7 @@ models:
 def test_with_nvidia_gpus_it_is_said_which_models_fit_and_why(machine: Machine, command: list[str]) -> None:
     machine.documents()
     machine.python()
-    machine.program("nvidia-smi", TWO_GPUS)
+    machine.gpu(TWO_GPUS)
     machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
     (machine.root / "config.yaml").write_text(GPU_MODELS)
     answer = machine.run(*command)
@@ -459,7 +507,7 @@ def test_with_nvidia_gpus_it_is_said_which_models_fit_and_why(machine: Machine, 
 def test_gpus_that_do_not_tell_their_memory_harm_nothing(machine: Machine) -> None:
     machine.documents()
     machine.python()
-    machine.program("nvidia-smi", '[ "$1" = -L ]')
+    machine.gpu('[ "$1" = -L ]')
     machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
     (machine.root / "config.yaml").write_text(GPU_MODELS)
     answer = machine.run()
@@ -470,7 +518,7 @@ def test_gpus_that_do_not_tell_their_memory_harm_nothing(machine: Machine) -> No
 def test_a_configuration_that_is_refused_does_not_hinder_the_gpu_set_up(machine: Machine) -> None:
     machine.documents()
     machine.python()
-    machine.program("nvidia-smi", TWO_GPUS)
+    machine.gpu(TWO_GPUS)
     machine.program("df", "echo header; echo /dev/vda 9 9 99999999 1% /")
     (machine.root / "config.yaml").write_text("modls: {}\n")
     answer = machine.run()

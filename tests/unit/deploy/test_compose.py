@@ -19,6 +19,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LASTING = sorted(SERVICES.keys() - {"mongodb-init"})
 OURS = ["gateway", "worker", "worker-gpu"]
+# Without a value for each of these compose refuses the whole file, whichever service it is to start.
+DEMANDED = set(re.findall(r"\$\{([A-Z_]+):\?", (DEPLOY / "compose.yaml").read_text()))
 DRAIN = load_settings(ROOT / "config.yaml", {}).queue.drain_timeout
 
 
@@ -45,6 +47,11 @@ def test_every_service_that_lasts_is_restarted_and_has_a_health_check_in_exec_fo
     assert check["test"][0] == "CMD"
     assert seconds(check["timeout"]) <= seconds(check["interval"])
     assert "start_period" in check
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_every_service_that_lasts_may_have_a_file_for_each_client(name: str) -> None:
+    assert SERVICES[name]["ulimits"]["nofile"] >= 65536
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -135,11 +142,32 @@ def test_the_secrets_are_made_once_for_their_owner_alone(tmp_path: Path) -> None
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     text = file.read_text()
     secrets = dict(line.split("=") for line in text.splitlines())
-    wanted = {name for service in SERVICES.values() for name in interpolations(service.get("environment", {}))}
-    assert set(secrets) == wanted - {"MONGODB_URI", "HF_TOKEN"}
+    assert set(secrets) == DEMANDED
     assert all(re.fullmatch("[0-9a-f]{64}", secret) for secret in secrets.values())
     assert len(set(secrets.values())) == len(secrets)
     again = new_env(file)
-    assert again.returncode == 1
-    assert "is there already" in again.stderr
+    assert again.returncode == 0
+    assert "nothing is changed" in again.stderr
     assert file.read_text() == text
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_secrets_are_added_to_what_is_there_already_and_change_none_of_it(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "env"
+    mine = f"MONGODB_URI=mongodb://elsewhere\nMONGODB_PASSWORD=\nexport JWT_SECRET = mine{end}"
+    file.write_text(mine)
+    file.chmod(0o644)
+    assert new_env(file).returncode == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    text = file.read_text()
+    assert text.startswith(mine)
+    added = text.removeprefix(mine).split()
+    # JWT_SECRET is there; of two lines compose takes the last.
+    assert {line.split("=")[0] for line in added} == DEMANDED - {"JWT_SECRET"}
+    assert all(re.fullmatch("[A-Z_]+=[0-9a-f]{64}", line) for line in added)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    refused = new_env(tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr == f"new-env.sh: {tmp_path} cannot be written; nothing is changed.\n"

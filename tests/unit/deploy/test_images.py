@@ -65,6 +65,22 @@ def test_the_gateway_is_what_is_built_when_no_target_is_named() -> None:
     assert ("ENV", "SERVER_HOST=0.0.0.0") in stages("Dockerfile.gateway")["gateway"]
 
 
+@pytest.mark.parametrize("file", ["Dockerfile.gateway", "Dockerfile.worker"])
+def test_every_worker_can_draw_the_pages_of_a_pdf(file: str) -> None:
+    (worker,) = [built for built in stages(file).values() if ("CMD", '["worker"]') in built]
+    assert any(key == "RUN" and "poppler-utils" in value.split() for key, value in worker)
+
+
+@pytest.mark.parametrize(("file", "stage"), IMAGES)
+def test_everybody_may_read_what_is_copied_out_of_the_repository(file: str, stage: str) -> None:
+    built = stages(file)[stage]
+    copies = [n for n, (key, value) in enumerate(built) if key == "COPY" and "--from" not in value]
+    (opening,) = [n for n, (key, value) in enumerate(built) if key == "RUN" and value.startswith("chmod -R a+rX ")]
+    targets = {built[n][1].split()[-1] for n in copies}
+    assert set(built[opening][1].split()[3:]) == {target.rpartition("/")[0] for target in targets}
+    assert opening > max(copies)
+
+
 def test_the_gateway_has_no_gpu_code() -> None:
     text = " ".join(f"{key} {value}" for key, value in instructions("Dockerfile.gateway"))
     assert "requirements-gpu" not in text

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,32 @@ def test_a_fresh_mongod_becomes_a_replica_set_with_an_account_and_a_second_run_c
     assert mongod.set_up() == (0, "")
     assert mongod.key.read_text() == key
     assert mongod.answers(PASSWORD)
+
+
+def test_a_key_that_was_cut_short_is_made_anew() -> None:
+    # Not below tmp_path, which others than its owner may not enter; and root might write to any file.
+    with tempfile.TemporaryDirectory() as place, (DEPLOY / "mongod.sh").open() as script:
+        directory = Path(place)
+        key, cut_short, mongod = directory / "keyfile", directory / "keyfile.new", directory / "mongod"
+        cut_short.write_text("cut sh")
+        cut_short.chmod(0o400)
+        mongod.write_text("#!/bin/sh\n")
+        mongod.chmod(0o755)
+        user = 65534 if os.getuid() == 0 else os.getuid()
+        for path in (directory, cut_short):
+            os.chown(path, user, -1)
+        done = subprocess.run(
+            ["bash", "-s", "--", directory, key],
+            stdin=script,
+            env={"PATH": f"{directory}:{os.environ['PATH']}"},
+            user=user,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert len(key.read_text()) == 684
+        assert not cut_short.exists()
 
 
 def test_nobody_gets_in_without_a_password_and_the_account_has_its_own_database_alone(mongod: Mongod) -> None:

@@ -72,5 +72,6 @@ def test_the_worker_can_use_its_gpus_and_compile() -> None:
     found = settings("worker")
     assert found["DevicePolicy"] == ["closed"]
     assert found["DeviceAllow"] == ["char-nvidia* rw"]
+    assert any(line.startswith("PATH=/usr/local/cuda/bin:") for line in found["Environment"])
     assert found.keys().isdisjoint({"PrivateDevices", "PrivateUsers", "MemoryDenyWriteExecute"})
     assert {"PrivateDevices", "PrivateUsers", "MemoryDenyWriteExecute"} <= settings("gateway").keys()
