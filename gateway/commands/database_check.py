@@ -1,7 +1,6 @@
 """The database: whether it answers, and will do."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from broker.errors import MongodError
+from broker.logs import in_short
 from broker.mongod import EmbeddedMongod
 from broker.mongodpath import find_mongod
 from config import Settings
@@ -126,9 +126,7 @@ def _covers(resource: Mapping[str, Any], name: str) -> bool:
 
 
 def _short(error: Exception) -> str:
-    """Without the settings and the topology that PyMongo adds."""
-    told = re.split(r" \(configured timeouts|, Timeout: |, full error: ", str(error), maxsplit=1)[0]
-    return first_line(told)
+    return first_line(in_short(error))
 
 
 def server_finding(hello: Mapping[str, Any], version: str) -> Finding:
