@@ -105,7 +105,7 @@ class EmbeddedMongod:
                 return True
 
     async def stop(self, timeout: float = 30.0) -> None:
-        """Ends it, if it runs: politely, and after ``timeout`` seconds by force. Keepers leave it stopped."""
+        """Ends it, if it runs: politely, after ``timeout`` seconds by force (up to 10). Keepers leave it stopped."""
         if not self.directory.exists():
             return
         with self._explained():
@@ -114,7 +114,7 @@ class EmbeddedMongod:
                     record.send(signal.SIGTERM)
                     if not await self._gone(record, timeout):
                         record.send(signal.SIGKILL)
-                        if not await self._gone(record, timeout):
+                        if not await self._gone(record, max(timeout, 10.0)):
                             raise MongodError(f"mongod (process {record.pid}) does not end, not even by SIGKILL.")
                 self._record.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
@@ -22,6 +23,12 @@ from broker.mongod import EmbeddedMongod
 
 _HOME = pytest.StashKey[Path]()
 _WARDEN = pytest.StashKey["subprocess.Popen[bytes]"]()
+
+# No example has to be quick on a machine that has other work. All else stays as it is by default, and in CI as there.
+hypothesis.settings.register_profile(
+    "roundhouse", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("roundhouse")
 
 # Bytes; a run's mongod takes less than half of it.
 ROOM = 4 * 2**30

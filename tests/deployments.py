@@ -52,6 +52,13 @@ def default_config() -> dict[str, Any]:
     }
 
 
+def patient_config() -> dict[str, Any]:
+    """For those who kill no worker: one that a busy machine leaves no time keeps its leases all the same."""
+    config = default_config()
+    config["queue"]["lease"] = 30
+    return config
+
+
 def environment(home: Path, uri: str | None, database: str) -> dict[str, str]:
     """What a process of the system needs in its environment; ``uri`` None: the embedded mongod of ``home``."""
     variables = {

@@ -1,5 +1,6 @@
 """One gateway and one worker as real processes, which all clients here ask over HTTP, and nothing else."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,7 @@ from pymongo import MongoClient
 
 from tests.clients.offline import loopback_only
 from tests.clients.published import AsyncChecking, Checking
-from tests.deployments import default_config
+from tests.deployments import patient_config
 from tests.system import System
 
 # Seconds of silence after which a test is given up: clients wait for ten minutes by themselves.
@@ -32,9 +33,25 @@ class Site:
         assert response.status_code == 200, response.text
         return list(response.json()["jobs"])
 
+    def job(self, client: str) -> dict[str, Any]:
+        """The one of ``client``, once it is stored: who waits no longer may be gone before."""
+        deadline = time.monotonic() + TIMEOUT
+        while not (jobs := self.jobs(client)):
+            assert time.monotonic() < deadline, "there is no job"
+            time.sleep(0.05)
+        [job] = jobs
+        return job
+
+    def ready(self, within: float = 120.0) -> None:
+        """Returns when the worker serves every model."""
+        deadline = time.monotonic() + within
+        while {model["state"] for model in self.system.http.get("/v1/models").json()["data"]} != {"ready"}:
+            assert time.monotonic() < deadline, "some model is not ready"
+            time.sleep(0.05)
+
 
 def site_config() -> dict[str, Any]:
-    config = default_config()
+    config = patient_config()
     # Within reach of nobody here, so that the headers that tell of limits are sent.
     config["rate_limit"] = {"enabled": True, "requests_per_minute": 600_000, "burst": 10_000}
     config["models"] |= {
@@ -54,7 +71,9 @@ def site(mongod_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         system.start("worker")
         system.gateway()
         system.sign_in()
-        yield Site(system)
+        site = Site(system)
+        site.ready()
+        yield site
     with MongoClient[dict[str, Any]](mongod_uri) as client:
         client.drop_database(database)
 

@@ -123,7 +123,7 @@ def test_a_stream_that_is_left_cancels_its_job(site: Site, chat: "ChatOpenAI") -
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     [job] = site.jobs("langchain-leaves")
-    site.system.until(job["request_id"], "cancelled", within=5)
+    site.system.until(job["request_id"], "cancelled", within=30)
 
 
 async def test_the_model_for_completions_sends_its_prompts_as_a_list(completion: "OpenAI") -> None:

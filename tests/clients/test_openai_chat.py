@@ -108,23 +108,24 @@ def test_the_helper_for_streams_gathers_the_whole_answer(client: openai.OpenAI) 
 
 def test_pieces_come_as_they_are_generated(client: openai.OpenAI) -> None:
     begin = time.monotonic()
-    with client.chat.completions.create(model="slow", messages=HELLO, max_completion_tokens=10, stream=True) as stream:
+    with client.chat.completions.create(model="slow", messages=HELLO, max_completion_tokens=40, stream=True) as stream:
         times = [time.monotonic() - begin for _ in stream]
-    assert len(times) == 12
-    assert times[-1] - times[0] > 0.4, "ten tokens, 50 ms each"
+    assert len(times) == 42
+    # They take two seconds; of what a busy machine hands over late, some comes together.
+    assert times[-1] - times[0] > 0.4, "40 tokens, 50 ms each"
 
 
 def test_a_stream_that_is_closed_early_cancels_its_job(site: Site, client: openai.OpenAI) -> None:
     with client.chat.completions.create(model="slow", messages=HELLO, stream=True) as stream:
         job = next(iter(stream)).id.removeprefix("chatcmpl-")
-    assert site.system.until(job, "cancelled", within=5)["result"] is None
+    assert site.system.until(job, "cancelled", within=30)["result"] is None
 
 
 def test_a_helper_that_is_left_early_cancels_its_job(site: Site, client: openai.OpenAI) -> None:
     with client.chat.completions.stream(model="slow", messages=HELLO) as stream:
         next(iter(stream))
         job = stream.current_completion_snapshot.id.removeprefix("chatcmpl-")
-    site.system.until(job, "cancelled", within=5)
+    site.system.until(job, "cancelled", within=30)
 
 
 def test_headers_tell_of_the_job_and_of_the_limits(site: Site, client: openai.OpenAI) -> None:
@@ -220,4 +221,4 @@ async def test_a_task_that_is_cancelled_cancels_its_job(site: Site, aclient: ope
     job = await begun
     following.cancel()
     await asyncio.wait([following])
-    site.system.until(job, "cancelled", within=5)
+    site.system.until(job, "cancelled", within=30)

@@ -1,5 +1,6 @@
 """Errors as OpenAI's own library tells them, and what it does not try again."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from tests.clients.conftest import Site, checked_ahttp
 from tests.clients.test_openai_chat import HELLO
 from tests.conditions import eventually
-from tests.deployments import default_config, listening, make_settings, worker_on
+from tests.deployments import listening, make_settings, patient_config, worker_on
 
 Ask = Callable[[openai.OpenAI], object]
 
@@ -165,17 +166,16 @@ def test_a_job_that_takes_longer_than_its_time_is_raised_and_not_sent_again(site
 
 def test_a_client_that_waits_no_longer_cancels_its_job(site: Site, client: openai.OpenAI) -> None:
     label = uuid4().hex
-    impatient = client.with_options(timeout=0.5, max_retries=0)
+    impatient = client.with_options(timeout=3.0, max_retries=0)
     with pytest.raises(openai.APITimeoutError):
         impatient.chat.completions.create(model="slow", messages=HELLO, extra_headers={"X-Client-ID": label})
-    [job] = site.jobs(label)
-    site.system.until(job["request_id"], "cancelled", within=5)
+    site.system.until(site.job(label)["request_id"], "cancelled", within=30)
 
 
 async def test_a_client_over_its_limit_is_told_when_and_comes_again(
     tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]
 ) -> None:
-    config = default_config() | {"rate_limit": {"enabled": True, "requests_per_minute": 60, "burst": 1}}
+    config = patient_config() | {"rate_limit": {"enabled": True, "requests_per_minute": 60, "burst": 1}}
     settings = make_settings(tmp_path, mongod_uri, database.name, config)
     async with listening(settings) as gateway, worker_on(settings):
         key = await gateway.token()
@@ -186,11 +186,14 @@ async def test_a_client_over_its_limit_is_told_when_and_comes_again(
                 return (await client.models.retrieve("sim")).to_dict()["state"] == "ready"
 
             await eventually(served)
-            await client.chat.completions.create(model="sim", messages=HELLO)
-            with pytest.raises(openai.RateLimitError) as refusal:
-                await client.with_options(max_retries=0).chat.completions.create(model="sim", messages=HELLO)
-            assert (refusal.value.code, refusal.value.type) == ("rate_limited", "rate_limit_error")
-            assert refusal.value.response.headers["retry-after"] == "1"
-            assert refusal.value.response.headers["x-ratelimit-remaining-requests"] == "0"
+            once = client.with_options(max_retries=0).chat.completions
+            # Both at once: after the answer to the first another one might be allowed.
+            asked = [once.create(model="sim", messages=HELLO) for _ in range(2)]
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            [refusal] = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            assert isinstance(refusal, openai.RateLimitError)
+            assert (refusal.code, refusal.type) == ("rate_limited", "rate_limit_error")
+            assert refusal.response.headers["retry-after"] == "1"
+            assert refusal.response.headers["x-ratelimit-remaining-requests"] == "0"
             answer = await client.chat.completions.create(model="sim", messages=HELLO)
             assert answer.choices[0].message.content

@@ -6,14 +6,14 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
 from config import Settings
-from tests.deployments import Gateway, gateway_on, make_settings, worker_on
+from tests.deployments import Gateway, gateway_on, make_settings, patient_config, worker_on
 from tests.system import System
 from worker.worker import Worker
 
 
 @pytest.fixture
 def settings(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Settings:
-    return make_settings(tmp_path, mongod_uri, database.name)
+    return make_settings(tmp_path, mongod_uri, database.name, patient_config())
 
 
 @pytest.fixture

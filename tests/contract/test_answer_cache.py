@@ -19,7 +19,7 @@ from config import Settings
 from gateway.tokens import Tokens
 from tests.conditions import eventually
 from tests.contract.test_v1 import data_of
-from tests.deployments import JWT_SECRET, Gateway, default_config, gateway_on, make_settings, worker_on
+from tests.deployments import JWT_SECRET, Gateway, gateway_on, make_settings, patient_config, worker_on
 from worker.worker import Worker
 
 ASKED = {"model": "simulator", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
@@ -28,7 +28,7 @@ ON = {"X-Cache": "on"}
 
 @pytest.fixture
 def settings(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Settings:
-    config = default_config()
+    config = patient_config()
     config["models"]["simulator"]["cache"] = {}
     config["models"]["plain"] = {"task": "chat", "engine": "simulator", "tokens_per_second": 1000, "tokens": 3}
     config["models"]["vectors"] = {"task": "embedding", "engine": "simulator", "cache": {"ttl": "1h"}}

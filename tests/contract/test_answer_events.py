@@ -69,7 +69,7 @@ async def test_a_chat_that_is_not_has_no_tokens_to_tell(gateway: Gateway, worker
 
 
 async def test_an_attempt_that_fails_voids_what_it_told(gateway: Gateway, worker: Worker) -> None:
-    fault, soon = {"simulate": {"fault": "hang", "after": 10}}, {"X-Timeout": "1"}
+    fault, soon = {"simulate": {"fault": "hang", "after": 10}}, {"X-Timeout": "4"}
     response = await gateway.http.post("/api/chat/stream", json={**HELLO, **fault}, headers=soon)
     told = events_of(response.text)
     begun = [number for number, (_, name, _) in enumerate(told) if name == "restart"]

@@ -23,7 +23,7 @@ from gateway.operations import DESCRIPTION, OPERATIONS, VERSION
 from gateway.routes import ROUTES
 from tests.conditions import eventually
 from tests.contract.described import check
-from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
+from tests.deployments import Gateway, gateway_on, make_settings, patient_config, worker_on
 
 DOCUMENT = document(ROUTES, OPERATIONS, VERSION, DESCRIPTION)
 MB = 2**20
@@ -55,7 +55,7 @@ def simulator(memory: int, **of: Any) -> dict[str, Any]:
 
 def config(room: int = 100, **models: dict[str, Any]) -> dict[str, Any]:
     """``room``: MB of main memory for models."""
-    settings = default_config()
+    settings = patient_config()
     settings["models"] = models
     settings["defaults"] = {"chat": list(models)}
     settings["auto_switch"] = {"host_memory": f"{room}MB", "max_swap_wait": "2s"}

@@ -22,7 +22,7 @@ from gateway.v1.batches.feeder import READERS
 from tests.conditions import eventually
 from tests.contract.test_files import refusal
 from tests.contract.test_jobs import add_user
-from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
+from tests.deployments import Gateway, gateway_on, make_settings, patient_config, worker_on
 from worker.worker import Worker
 
 CHAT = "/v1/chat/completions"
@@ -129,7 +129,7 @@ async def test_failed_lines_have_the_answer_that_a_request_of_their_own_would_ha
 
 
 async def test_completions_and_embeddings_are_batched_alike(settings: Settings) -> None:
-    config = default_config()
+    config = patient_config()
     config["models"]["vectors"] = {"task": "embedding", "engine": "simulator"}
     settings = make_settings(settings.config_path.parent, str(settings.mongodb.uri), settings.mongodb.database, config)
     asked = {
@@ -180,7 +180,7 @@ async def test_a_file_with_faults_fails_with_all_of_them(gateway: Gateway) -> No
 
 
 async def test_a_file_for_two_models_fails(settings: Settings) -> None:
-    config = default_config()
+    config = patient_config()
     config["models"]["other"] = {"task": "chat", "engine": "simulator"}
     settings = make_settings(settings.config_path.parent, str(settings.mongodb.uri), settings.mongodb.database, config)
     async with gateway_on(settings) as gateway:
@@ -341,7 +341,7 @@ async def test_a_batch_whose_model_is_gone_ends_with_errors(settings: Settings) 
         await settled(gateway, batch_id, {"total": 25, "completed": 0, "failed": 0})
         file_id = (await batch(gateway, batch_id))["input_file_id"]
         assert file_id
-    config = default_config()
+    config = patient_config()
     config["models"]["another"] = config["models"].pop("simulator") | {"aliases": []}
     config["defaults"]["chat"] = ["another"]
     changed = make_settings(settings.config_path.parent, str(settings.mongodb.uri), settings.mongodb.database, config)
@@ -371,7 +371,7 @@ async def test_jobs_that_were_let_in_after_the_end_of_their_batch_are_cancelled(
 
 
 async def test_each_line_is_asked_which_server_it_wants(settings: Settings) -> None:
-    config = default_config()
+    config = patient_config()
     config["models"]["many"] = {
         "task": "chat",
         "engine": "openai",
@@ -387,7 +387,7 @@ async def test_each_line_is_asked_which_server_it_wants(settings: Settings) -> N
 
 
 async def test_lines_for_a_discovered_model_wait_for_the_worker_that_has_told_of_it(settings: Settings) -> None:
-    config = default_config()
+    config = patient_config()
     config["models"]["open"] = {
         "task": "chat",
         "engine": "openai",

@@ -74,7 +74,8 @@ def test_through_a_pipe_an_answer_that_is_generated_anew_is_printed_once(system:
     with system.http.stream("GET", answer, params={"stream": "true"}) as some:
         begun = next(some.iter_lines())
         kill(worker)
-    assert system.job(jobs[0]["request_id"])["status"] == "processing"
+    # Queued again where the lease of the worker has ended by now.
+    assert system.job(jobs[0]["request_id"])["status"] in ("processing", "queued")
     work(system)
     out, err = pipe.communicate(timeout=60)
     assert pipe.returncode == 0, err

@@ -24,7 +24,7 @@ from roundhouse import (
     Unreachable,
 )
 from tests.conditions import eventually
-from tests.deployments import PASSWORD, Gateway, default_config, listening, make_settings, worker_on
+from tests.deployments import PASSWORD, Gateway, listening, make_settings, patient_config, worker_on
 from tests.ports import free_port
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "letter.pdf"
@@ -32,7 +32,7 @@ SAMPLE = Path(__file__).parents[2] / "samples" / "letter.pdf"
 
 @pytest.fixture
 def settings(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Settings:
-    config = default_config()
+    config = patient_config()
     config["models"]["embedder"] = {"task": "embedding", "engine": "simulator"}
     config["models"]["slow"] = {"task": "chat", "engine": "simulator", "tokens_per_second": 20, "tokens": 2000}
     return make_settings(tmp_path, mongod_uri, database.name, config)

@@ -9,36 +9,40 @@ from typing import Any
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.conditions import eventually
-from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
+from tests.deployments import Gateway, gateway_on, make_settings, patient_config, worker_on
 
-SERVICE = 0.4
+# Long beside what a busy machine adds to each.
+SERVICE = 1.0
 PLACES = 2
+# Of 24 jobs.
+ENOUGH = 15
 
 
 async def test_under_steady_load_the_expected_time_is_right_within_a_quarter(
     tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]
 ) -> None:
-    config = default_config()
+    config = patient_config()
     config["models"]["simulator"] |= {"max_concurrent": PLACES, "max_waiting": 50}
     config["models"]["simulator"] |= {"tokens": 20, "tokens_per_second": 20 / SERVICE}
     settings = make_settings(tmp_path, mongod_uri, database.name, config)
     async with gateway_on(settings) as gateway, worker_on(settings, "simulator"):
         await asyncio.gather(*(_run(gateway) for _ in range(4)))  # something to measure the service by
-        # Others' load makes this machine's unsteady for a while, so it is measured up to three times.
-        for _ in range(3):
+        # Others' load makes this machine's unsteady for a while, so it is measured up to five times.
+        for _ in range(5):
             errors = await _errors(gateway)
-            if median(errors) <= 0.25:
+            if len(errors) >= ENOUGH and median(errors) <= 0.25:
                 break
+    assert len(errors) >= ENOUGH
     assert median(errors) <= 0.25
 
 
 async def _errors(gateway: Gateway) -> list[float]:
-    """Of the times that jobs were told, in shares of those that they took."""
+    """Of the times that jobs were told, in shares of those that they took; of those that waited and were told one."""
     found = await asyncio.gather(*(_expected_and_taken(gateway) for _ in range(24)))
     waited = [(expected, taken) for expected, taken in found if expected is not None and taken > 2 * SERVICE]
     errors = [abs(expected - taken) / taken for expected, taken in waited]
-    print(f"ETA error over {len(errors)} jobs: median {median(errors):.3f}, worst {max(errors):.3f}")
-    assert len(errors) >= 15
+    if errors:
+        print(f"ETA error over {len(errors)} jobs: median {median(errors):.3f}, worst {max(errors):.3f}")
     return errors
 
 

@@ -23,7 +23,7 @@ from gateway.v1.responses.streams import SPAN
 from gateway.v1.responses.work import MOST_ECHOED
 from tests.clients.published import published
 from tests.conditions import eventually
-from tests.deployments import Gateway, default_config, listening, make_settings, worker_on
+from tests.deployments import Gateway, listening, make_settings, patient_config, worker_on
 from tests.upstreams import Behaviour, Upstream
 from worker.worker import Worker
 
@@ -105,7 +105,7 @@ async def upstream() -> AsyncIterator[Model]:
 
 @pytest.fixture
 def settings(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]], upstream: Model) -> Settings:
-    config = default_config()
+    config = patient_config()
     config["models"] |= {
         "theirs": {"task": "chat", "engine": "openai", "base_url": upstream.url},
         # 50 s of an answer.

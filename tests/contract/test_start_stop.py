@@ -8,7 +8,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
 from tests.conditions import eventually
-from tests.deployments import Gateway, default_config, gateway_on, make_settings, worker_on
+from tests.deployments import Gateway, gateway_on, make_settings, patient_config, worker_on
 
 MODEL = "simulator"
 BIG = "big"
@@ -16,8 +16,9 @@ BIG = "big"
 
 @pytest.fixture
 async def gateway(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> AsyncIterator[Gateway]:
-    config = default_config()
-    simulator = config["models"][MODEL] | {"tokens_per_second": 20, "aliases": []}
+    config = patient_config()
+    # 4 s of an answer, for those who have to be there while it is given.
+    simulator = config["models"][MODEL] | {"tokens_per_second": 20, "tokens": 80, "aliases": []}
     config["models"] = {MODEL: simulator, BIG: simulator | {"memory": "1MB", "load_time": 0.5}}
     config["defaults"] = {"chat": [MODEL]}
     settings = make_settings(tmp_path, mongod_uri, database.name, config)
@@ -42,9 +43,9 @@ async def act(gateway: Gateway, action: str, name: str = MODEL, **query: Any) ->
     return body
 
 
-async def submit(gateway: Gateway, wait: int | None = None, name: str = MODEL) -> dict[str, Any]:
+async def submit(gateway: Gateway, wait: int | None = None, name: str = MODEL, tokens: int = 20) -> dict[str, Any]:
     params = {} if wait is None else {"wait": wait}
-    asked = {"message": "hi", "model": name}
+    asked = {"message": "hi", "model": name, "max_tokens": tokens}
     body: dict[str, Any] = (await gateway.http.post("/api/chat", params=params, json=asked)).json()
     return body
 
@@ -58,7 +59,7 @@ async def test_a_stopped_model_queues_its_jobs_and_runs_them_when_it_is_started_
 
 
 async def test_a_graceful_stop_lets_what_runs_finish(gateway: Gateway) -> None:
-    job = await submit(gateway)
+    job = await submit(gateway, tokens=80)
     await eventually(lambda: runs(gateway, job))
     assert (await act(gateway, "stop"))["state"] == "stopped"
     done = await gateway.ended(job["request_id"])
@@ -66,7 +67,7 @@ async def test_a_graceful_stop_lets_what_runs_finish(gateway: Gateway) -> None:
 
 
 async def test_a_stop_at_once_hands_back_what_runs_uncharged(gateway: Gateway) -> None:
-    job = await submit(gateway)
+    job = await submit(gateway, tokens=80)
     await eventually(lambda: runs(gateway, job))
     assert (await act(gateway, "stop", graceful="false"))["state"] == "stopped"
 
@@ -95,7 +96,7 @@ async def test_a_model_that_takes_memory_is_loaded_by_the_plan_and_its_cost_is_m
 
 async def test_a_job_for_a_model_that_sleeps_waits_until_it_is_woken(gateway: Gateway) -> None:
     await eventually(lambda: has_state(gateway, "ready", BIG))
-    running = await submit(gateway, name=BIG)
+    running = await submit(gateway, name=BIG, tokens=80)
     await eventually(lambda: runs(gateway, running))
     assert (await act(gateway, "sleep", BIG))["state"] == "sleeping"
     assert (await gateway.ended(running["request_id"]))["attempts"] == 1, "it slept only when what ran had ended"

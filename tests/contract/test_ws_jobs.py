@@ -29,7 +29,7 @@ from gateway.tokens import LEEWAY, Tokens
 from gateway.websocket import jobs as ws_jobs
 from tests.conditions import eventually
 from tests.contract.ocr_jobs import Reader, page, submitted
-from tests.deployments import JWT_SECRET, Gateway, Served, default_config, listening, make_settings, worker_on
+from tests.deployments import JWT_SECRET, Gateway, Served, listening, make_settings, patient_config, worker_on
 from tests.system import System, end
 from worker.worker import Worker
 
@@ -137,7 +137,7 @@ async def stored_text(gateway: Gateway, job_id: str) -> str:
 
 @pytest.fixture
 def roomy(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Settings:
-    config = default_config()
+    config = patient_config()
     config["models"]["simulator"] |= {"max_waiting": 1000}
     return make_settings(tmp_path, mongod_uri, database.name, config)
 
@@ -435,8 +435,8 @@ async def test_a_token_that_expires_ends_the_connection_unless_another_comes(
     gateway: Gateway, settings: Settings
 ) -> None:
     async with (
-        connected(gateway, issued(settings, lives=2.5)) as line,
-        connected(gateway, issued(settings, lives=2.5)) as renewed,
+        connected(gateway, issued(settings, lives=6)) as line,
+        connected(gateway, issued(settings, lives=6)) as renewed,
     ):
         await renewed.say(type="auth", token=issued(settings))
         assert (await renewed.next())["type"] == "authenticated"
@@ -462,7 +462,7 @@ async def test_pages_of_other_sites_may_not_connect(
     async with connect(url_of(gateway), origin=own) as socket_:  # type: ignore[arg-type]
         await Line(socket_).say(type="auth", token=issued(settings))
     assert settings.mongodb.uri is not None
-    config = default_config() | {"server": {"origins": ["https://good.example"]}}
+    config = patient_config() | {"server": {"origins": ["https://good.example"]}}
     allowing = make_settings(tmp_path, settings.mongodb.uri, database.name, config)
     good: Any = "https://good.example"
     async with listening(allowing) as other, connect(url_of(other), origin=good) as socket_:

@@ -80,12 +80,13 @@ class Outcome:
 
 
 class Scene:
-    """A system with a mongod of its own under ``home``."""
+    """A system with a mongod of its own under ``home``. ``tokens_per_second``: of an answer, which has five."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, tokens_per_second: int = 1000) -> None:
         config = default_config()
         config["server"] = {"workers": 2}
-        config["models"]["simulator"] |= {"tokens": 5, "max_concurrent": 20, "max_waiting": 40, "max_retries": 10}
+        simulator = {"tokens": 5, "max_concurrent": 20, "max_waiting": 40, "max_retries": 10}
+        config["models"]["simulator"] |= simulator | {"tokens_per_second": tokens_per_second}
         self._system = System(home, None, "roundhouse", config)
         self._mongod = EmbeddedMongod(home / "state")
 

@@ -137,16 +137,17 @@ class Scene:
         elif victim == "mongod":
             self._mongod().send_signal(signal.SIGKILL)
         else:
-            self._a_tesseract().send_signal(signal.SIGKILL)
+            self._strike_a_tesseract()
 
-    def _a_tesseract(self) -> psutil.Process:
-        """One that is at work for our worker."""
+    def _strike_a_tesseract(self) -> None:
+        """One that is at work for our worker, and may end of itself while it is looked at."""
         deadline = time.monotonic() + 60
         while True:
             for process in psutil.Process(self._worker.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     if process.name() == "tesseract" and process.status() != psutil.STATUS_ZOMBIE:
-                        return process
+                        process.send_signal(signal.SIGKILL)
+                        return
             assert time.monotonic() < deadline, "no page is being read"
 
     def _begun(self, job_id: str) -> int:

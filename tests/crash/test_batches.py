@@ -11,7 +11,8 @@ LINES = 200
 
 def test_a_batch_outlives_a_kill_of_each_process(tmp_path: Path) -> None:
     blows = blows_of(1, LINES)
-    with Scene(tmp_path) as scene:
+    # Forty lines a second: the last blow falls a second before the end, and has to be seen to be due before it is over.
+    with Scene(tmp_path, tokens_per_second=10) as scene:
         outcome = scene.run(LINES, blows)
     assert wrongs(outcome, LINES) == []
     assert {blow.victim for blow in outcome.struck} == {"gateway", "worker", "mongod"}

@@ -152,8 +152,9 @@ def _until_draining(system: System) -> None:
 
 
 def test_mongod_killed_in_mid_job_loses_nothing(tmp_path: Path) -> None:
-    home = tmp_path / "state"
-    with System(tmp_path, None, "roundhouse") as system:
+    home, config = tmp_path / "state", default_config()
+    config["models"]["simulator"]["tokens_per_second"] = 50  # a slow job takes four seconds: time enough to kill mongod
+    with System(tmp_path, None, "roundhouse", config) as system:
         try:
             system.gateway()
             system.sign_in()
@@ -242,7 +243,7 @@ def test_an_idle_worker_that_is_told_to_stop_stops_though_its_database_has_gone(
     forsaken.ended(forsaken.chat(max_tokens=1))
     with _away(mongod, how):
         worker.terminate()
-        assert worker.wait(12) == 0
+        assert worker.wait(30) == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -270,7 +271,7 @@ def test_a_worker_that_waits_for_a_database_stops_when_it_is_told_to(tmp_path: P
         worker = system.start("worker")
         _until_logged(system, "worker", "waiting for the database")
         worker.terminate()
-        assert worker.wait(12) == 0
+        assert worker.wait(30) == 0
 
 
 def _until_logged(system: System, name: str, words: str) -> None:

@@ -15,15 +15,24 @@ import pytest
 from broker.daemons import ProcessRecord
 from broker.mongod import EmbeddedMongod
 from tests.crash.disk import NoNamespaces, SmallDisk
+from tests.deployments import default_config
 from tests.system import System
 
 # mongod wants 400 MB free before it starts, and its journal takes 200 MB then.
 DISK = 800 * 2**20
 # Seconds: of an outage, four leases of tests.deployments.default_config, and more than the patience of the driver.
 OUTAGE = 8.0
-# Seconds: the driver waits five for a server. That one has stopped answering is noticed after five more at the most.
-QUICKLY = 6.0
+# Seconds: the driver waits five for a server, and clients wait longer than this. That one has stopped answering is
+# noticed after five more at the most.
+QUICKLY = 15.0
 NOTICED = 6.0
+
+
+def _config() -> dict[str, Any]:
+    """A slow job takes four seconds, for it to be under way when the database goes."""
+    config = default_config()
+    config["models"]["simulator"]["tokens_per_second"] = 50
+    return config
 
 
 class Trial:
@@ -54,8 +63,9 @@ class Trial:
         return engines
 
     def submit(self) -> httpx.Response:
-        """Sends one more job, and remembers it where it is accepted."""
-        response = self.system.http.post("/api/chat", json={"message": f"job {len(self.accepted)}"})
+        """Sends one more job, a quick one, and remembers it where it is accepted."""
+        job = {"message": f"job {len(self.accepted)}", "max_tokens": 1}
+        response = self.system.http.post("/api/chat", json=job)
         if response.status_code == 202:
             self.accepted.append(response.json()["request_id"])
         return response
@@ -116,7 +126,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 @pytest.fixture
 def trial(tmp_path: Path, disk: SmallDisk) -> Iterator[Trial]:
     """With the embedded mongod on a small disk."""
-    with System(tmp_path, None, "roundhouse") as system:
+    with System(tmp_path, None, "roundhouse", _config()) as system:
         system.prefix = disk.prefix
         try:
             yield Trial(system)
@@ -169,7 +179,7 @@ def _elsewhere(home: Path) -> Iterator[tuple[EmbeddedMongod, System]]:
     """A mongod that is not Roundhouse's own: nobody starts it again but the test."""
     mongod = EmbeddedMongod(home / "elsewhere")
     try:
-        with System(home, asyncio.run(mongod.ensure()), "roundhouse") as system:
+        with System(home, asyncio.run(mongod.ensure()), "roundhouse", _config()) as system:
             yield mongod, system
     finally:
         asyncio.run(mongod.stop())

@@ -39,7 +39,10 @@ async def hook() -> AsyncIterator[Receiver]:
 
 
 def config() -> dict[str, Any]:
-    return default_config() | {"outbound": OUTBOUND}
+    """A slow job takes four seconds: time enough to kill what it runs beside."""
+    config = default_config() | {"outbound": OUTBOUND}
+    config["models"]["simulator"]["tokens_per_second"] = 50
+    return config
 
 
 @pytest.fixture

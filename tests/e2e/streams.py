@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +18,20 @@ from tests.system import System
 
 PATH = "/v1/chat/completions"
 DONE = b"data: [DONE]"
-SERVED = ("talker", "single", "steadfast", "torrent")
+# Seconds after which a reader is given up. How long anything may take it does not say.
+HUNG = 300
+SERVED = ("talker", "lengthy", "single", "steadfast", "torrent")
 
 
 def configuration() -> dict[str, Any]:
-    """``talker`` says 50 tokens a second for two seconds; ``single`` has one place to run, and goes on for minutes;
-    ``steadfast`` does, too, also without its client; ``torrent`` says megabytes; ``forgotten`` is not among SERVED."""
+    """``talker`` says 50 tokens a second for two seconds, ``lengthy`` for ten: time to kill something meanwhile.
+    ``single`` has one place to run, and goes on for minutes; ``steadfast`` goes on without its client, too; ``torrent``
+    says megabytes; ``forgotten`` is not among SERVED."""
     config = default_config()
     config["server"] = {"heartbeat": 0.3}
     kinds: dict[str, dict[str, Any]] = {
         "talker": {"tokens_per_second": 50, "tokens": 100, "max_concurrent": 300, "max_waiting": 300},
+        "lengthy": {"tokens_per_second": 50, "tokens": 500},
         "single": {"tokens_per_second": 50, "tokens": 10_000, "max_concurrent": 1},
         "steadfast": {"tokens_per_second": 50, "tokens": 100, "on_disconnect": "continue"},
         "torrent": {"tokens_per_second": 5000, "tokens": 20_000},
@@ -62,9 +67,10 @@ def other_gateway(running: System) -> str:
     running.start("gateway")
     running.environ["SERVER_PORT"] = own
     url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=30)) as http:
+    with httpx.Client(base_url=url, timeout=60.0, transport=httpx.HTTPTransport(retries=30)) as http:
+        # It says 503 until it accepts jobs.
         while http.get("/health").status_code != 200:
-            """It says 503 until it accepts jobs."""
+            time.sleep(0.05)
     return url
 
 
@@ -78,12 +84,12 @@ class Reader:
         self._pieces: AsyncIterator[bytes] = response.aiter_raw()
 
     async def until(self, enough: Callable[["Reader"], bool]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HUNG):
             while not enough(self):
                 self.text += await anext(self._pieces)
 
     async def to_the_end(self) -> bytes:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HUNG):
             async for piece in self._pieces:
                 self.text += piece
         return self.text
@@ -137,7 +143,8 @@ async def served(http: httpx.AsyncClient, model: str) -> None:
         found = (await http.get("/admin/models")).json()["models"]
         return any(one["name"] == model and any(w["ready"] for w in one["workers"]) for one in found)
 
-    await eventually(ready)
+    # Of a worker that may have just been started, on a busy machine.
+    await eventually(ready, within=120)
 
 
 async def status(http: httpx.AsyncClient, job: str) -> str:

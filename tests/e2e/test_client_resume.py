@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
 from roundhouse import AsyncClient, Client, End, Piece, Text, Unreachable
-from tests.deployments import PASSWORD, default_config
+from tests.deployments import PASSWORD, patient_config
 from tests.ports import free_port
 from tests.system import System
 
@@ -23,7 +24,7 @@ KILLS = (3, 40, 90)
 
 @pytest.fixture
 def system(tmp_path: Path, mongod_uri: str, database: AsyncDatabase[dict[str, Any]]) -> Iterator[System]:
-    config = default_config()
+    config = patient_config()
     config["models"]["simulator"] |= {"tokens": TOKENS, "tokens_per_second": 15}
     with System(tmp_path, mongod_uri, database.name, config) as system:
         yield system
@@ -63,7 +64,12 @@ def killed_under_its_supervisor(system: System) -> Callable[[], None]:
     supervisor = system.gateway()
 
     def fault() -> None:
-        [child] = psutil.Process(supervisor.pid).children()
+        deadline = time.monotonic() + 60
+        # After the fault before, while the client reads what it had been sent until then, there may be none yet.
+        while not (children := psutil.Process(supervisor.pid).children()):
+            assert time.monotonic() < deadline, "the supervisor starts no gateway"
+            time.sleep(0.05)
+        [child] = children
         child.kill()
 
     return fault

@@ -53,8 +53,8 @@ async def test_a_stream_whose_gateway_is_killed_goes_on_at_another_byte_for_byte
     running.start("worker")
     url = other_gateway(running)
     async with client(running) as http, client(running, url) as other:
-        await served(other, "talker")
-        async with http.stream("POST", PATH, json=body()) as response:
+        await served(other, "lengthy")
+        async with http.stream("POST", PATH, json=body("lengthy")) as response:
             broken = Reader(response)
             await broken.until(so_many(10))
             again = {"stream": "true"}
@@ -85,8 +85,8 @@ async def test_a_stream_whose_worker_is_killed_says_that_it_is_generated_anew(ru
     running.sign_in()
     worker = running.start("worker")
     async with client(running) as http:
-        await served(http, "talker")
-        async with http.stream("POST", PATH, json=body()) as response:
+        await served(http, "lengthy")
+        async with http.stream("POST", PATH, json=body("lengthy")) as response:
             reader = Reader(response)
             await reader.until(so_many(5))
             kill(worker)
@@ -124,8 +124,8 @@ async def test_a_stream_goes_on_when_a_killed_mongod_is_back(tmp_path: Path) -> 
         mongod = EmbeddedMongod(tmp_path / "state")
         try:
             async with client(running) as http:
-                await served(http, "talker")
-                async with http.stream("POST", PATH, json=body()) as response:
+                await served(http, "lengthy")
+                async with http.stream("POST", PATH, json=body("lengthy")) as response:
                     reader = Reader(response)
                     await reader.until(so_many(20))
                     pid = mongod.status().pid

@@ -112,8 +112,11 @@ async def test_the_next_process_takes_over_at_once_when_the_first_is_closed(stor
         await eventually(mine.reach(1))
         async with on_duty(store, theirs.step) as second:
             await first.close()
-            # The lease itself is of five seconds.
-            await eventually(theirs.reach(1), within=3)
+            # It is free, and not in five seconds, or taken already.
+            free = {"$lte": ["$expires_at", "$$NOW"]}
+            taken = {"$gt": ["$epoch", first.leadership.epoch]}
+            assert await store.locks.find_one({"_id": "sweeping", "$expr": {"$or": [free, taken]}}) is not None
+            await eventually(theirs.reach(1))
             assert second.leadership.held
     assert mine.taken == 1
 

@@ -211,7 +211,7 @@ def quiet_worlds(draw: st.DrawFn) -> World:
     return world
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(worlds(), st.floats(0.02, 0.6))
 def test_memory_is_kept_held_models_stay_and_every_waiting_model_gets_its_turn(world: World, pressure: float) -> None:
     names = [name for name in world.models if name != "pin"]
@@ -229,7 +229,7 @@ def test_memory_is_kept_held_models_stay_and_every_waiting_model_gets_its_turn(w
         assert any(engine.resident.state == READY for engine in world.of("pin")), "a pinned model was evicted"
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(st.integers(0, 2**32), st.floats(0.1, 0.9))
 def test_two_models_on_room_for_one_swap_no_more_often_than_the_bound_allows(seed: int, pressure: float) -> None:
     workers = frozenset({"w0"})
@@ -246,7 +246,7 @@ def test_two_models_on_room_for_one_swap_no_more_often_than_the_bound_allows(see
         assert world.swaps <= 2 + world.now / RULES.max_swap_wait
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(quiet_worlds())
 def test_with_nothing_queued_plans_come_to_rest_with_the_memory_filled(world: World) -> None:
     for _ in range(400):
@@ -267,7 +267,7 @@ def test_with_nothing_queued_plans_come_to_rest_with_the_memory_filled(world: Wo
             assert len(free) < model.gpus, f"{model.name} would have fitted on {worker}"
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(worlds(), st.floats(0.02, 0.3))
 def test_without_automatic_switching_only_replicas_yield(world: World, pressure: float) -> None:
     world.models.pop("pin", None)

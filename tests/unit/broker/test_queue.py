@@ -18,6 +18,12 @@ Make = Callable[..., NewJob]
 WORKER = "worker-1"
 
 
+@pytest.fixture
+def queue(store: Database) -> JobQueue:
+    """Whose leases end by hand, and not because a test is kept waiting."""
+    return JobQueue(store, MODELS, SETTINGS.model_copy(update={"lease": 60.0}))
+
+
 async def claimed(queue: JobQueue, model: str = "alpha") -> Job:
     (job,) = (await queue.claim(model, WORKER)).jobs
     return job
@@ -31,13 +37,10 @@ async def document(store: Database, job: Job) -> dict[str, Any]:
 
 
 async def expire(store: Database, job: Job) -> None:
-    """Waits until the database's own clock has passed the job's lease."""
-    lapsed = {"_id": job.id, "token": job.token, "$expr": {"$lte": ["$lease_expires_at", "$$NOW"]}}
-
-    async def has_lapsed() -> bool:
-        return await store.jobs.find_one(lapsed) is not None
-
-    await eventually(has_lapsed)
+    """Ends the job's lease by hand."""
+    past = {"$dateSubtract": {"startDate": "$$NOW", "unit": "second", "amount": 1}}
+    written = await store.jobs.update_one({"_id": job.id, "token": job.token}, [{"$set": {"lease_expires_at": past}}])
+    assert written.modified_count == 1
 
 
 async def test_a_job_goes_from_submit_to_result(queue: JobQueue, reader: JobReader, new_job: Make) -> None:
@@ -90,6 +93,18 @@ async def test_a_full_queue_writes_nothing(store: Database, queue: JobQueue, new
 async def test_an_unknown_model_is_refused(queue: JobQueue, new_job: Make) -> None:
     with pytest.raises(ModelNotFound):
         await queue.submit(new_job("gamma"))
+
+
+@pytest.mark.parametrize(("code", "waits"), [("backends_held_back", True), ("upstream_error", False)])
+async def test_only_who_would_be_sent_away_again_waits_for_longer_than_the_longest_backoff(
+    store: Database, queue: JobQueue, new_job: Make, code: str, waits: bool
+) -> None:
+    await queue.submit(new_job())
+    job = await claimed(queue)
+    assert await queue.fail(job, Failure(code, "later", retry_after=600.0)) is Status.QUEUED
+    left = {"$dateDiff": {"startDate": "$$NOW", "endDate": "$not_before", "unit": "second"}}
+    [seen] = await (await store.handle.jobs.aggregate([{"$project": {"left": left}}])).to_list()
+    assert seen["left"] in (range(580, 601) if waits else range(-20, 2))
 
 
 async def test_a_failed_attempt_comes_back_after_its_backoff_with_its_place_kept(

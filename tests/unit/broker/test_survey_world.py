@@ -200,7 +200,7 @@ EVENTS = (
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(st.integers(0, 2**32))
 def test_no_device_is_ever_promised_twice(seed: int) -> None:
     world = World(Random(seed))

@@ -216,10 +216,19 @@ async def test_only_the_last_decisions_are_kept(switching: Switching, store: Dat
     assert (len(kept), kept[0].worker, kept[-1].reason) == (KEPT, "w1", str(KEPT - 2))
 
 
-async def test_a_habit_is_expected_and_said(switching: Switching, store: Database, registry: Registry) -> None:
+async def test_a_habit_is_expected_and_said(
+    switching: Switching, store: Database, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every day at this hour there are 50 jobs for one model; another has no habits."""
-    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    ahead = (datetime.now(UTC) + timedelta(minutes=5)).replace(minute=0, second=0, microsecond=0)
+    now = datetime.now(UTC)
+
+    async def stands_still(_: DatabaseClock) -> float:
+        """For no hour to end meanwhile."""
+        return now.timestamp()
+
+    monkeypatch.setattr(DatabaseClock, "now", stands_still)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    ahead = (now + timedelta(minutes=5)).replace(minute=0, second=0, microsecond=0)
     rows: list[dict[str, Any]] = []
     for back in range(1, 14 * 24):
         at = hour - timedelta(hours=back)

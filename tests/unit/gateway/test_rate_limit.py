@@ -1,6 +1,7 @@
 import asyncio
 import multiprocessing
 import time
+from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from typing import Any
 from uuid import uuid4
@@ -120,18 +121,28 @@ async def test_first_requests_that_come_all_at_once_are_counted_each(database: D
 RATE, BURST, SECONDS = 3000, 20, 3.0
 
 
-def hammer(uri: str, name: str, barrier: Barrier, admitted: "multiprocessing.Queue[tuple[int, int, float]]") -> None:
-    async def run() -> tuple[int, int, float]:
+@dataclass(frozen=True)
+class Hammered:
+    """``begin`` and ``end``: by the clock that all processes of a machine share."""
+
+    tried: int
+    allowed: int
+    begin: float
+    end: float
+
+
+def hammer(uri: str, name: str, barrier: Barrier, admitted: "multiprocessing.Queue[Hammered]") -> None:
+    async def run() -> Hammered:
         async with AsyncMongoClient[dict[str, Any]](uri) as client:
             limiter = RateLimiter(client[name], "submit", Limit(RATE, BURST))
             await client.admin.command("ping")
             barrier.wait()
-            start, tried, allowed = time.monotonic(), 0, 0
-            while time.monotonic() - start < SECONDS:
+            begin, tried, allowed = time.monotonic(), 0, 0
+            while time.monotonic() - begin < SECONDS:
                 decisions = await asyncio.gather(*(limiter.acquire("ada") for _ in range(4)))
                 tried += len(decisions)
                 allowed += sum(decision.allowed for decision in decisions)
-            return tried, allowed, time.monotonic() - start
+            return Hammered(tried, allowed, begin, time.monotonic())
 
     admitted.put(asyncio.run(run()))
 
@@ -151,10 +162,12 @@ def test_three_processes_together_admit_what_one_would(mongod_uri: str, processe
     admitted.join_thread()
     asyncio.run(drop(mongod_uri, name))
 
-    tried, allowed = sum(result[0] for result in results), sum(result[1] for result in results)
-    allowance = BURST + RATE / 60 * max(result[2] for result in results)
+    tried, allowed = sum(result.tried for result in results), sum(result.allowed for result in results)
+    seconds = max(result.end for result in results) - min(result.begin for result in results)
+    allowance = BURST + RATE / 60 * seconds
     assert tried > 1.5 * allowance  # else nothing was limited
-    assert abs(allowed - allowance) <= 0.05 * allowance
+    # Never more, but for what is rounded. Less where all of them were kept waiting and the bucket was full meanwhile.
+    assert 0.75 * allowance <= allowed <= 1.02 * allowance + 1
 
 
 async def drop(uri: str, name: str) -> None:

@@ -1,5 +1,4 @@
 import asyncio
-import statistics
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -111,21 +110,21 @@ async def test_a_damaged_hash_lets_nobody_in(users: Users, database: Database) -
     assert await users.verify("ada", PASSWORD) is None
 
 
-async def duration(call: Callable[[], Awaitable[object]]) -> float:
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        await call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+async def work(call: Callable[[], Awaitable[object]]) -> float:
+    """Processor time of all threads: what others do on the machine does not count."""
+    start = time.process_time()
+    await call()
+    return time.process_time() - start
 
 
 async def test_an_unknown_user_takes_as_long_as_a_wrong_password(database: Database) -> None:
     users = Users(database)
     await users.create("ada", PASSWORD, "user")
-    known = await duration(lambda: users.verify("ada", "wrong password"))
-    unknown = await duration(lambda: users.verify("bob", "wrong password"))
-    assert 0.5 < unknown / known < 2
+    known, unknown = [], []
+    for _ in range(7):  # by turns, for both to meet the same machine
+        known.append(await work(lambda: users.verify("ada", "wrong password")))
+        unknown.append(await work(lambda: users.verify("bob", "wrong password")))
+    assert 0.5 < min(unknown) / min(known) < 2
 
 
 async def test_hashing_does_not_hold_up_the_loop(database: Database) -> None:

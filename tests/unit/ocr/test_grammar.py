@@ -2,7 +2,7 @@ import string
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocr.grammar import END_OF_SENTENCE, MAX_BOXES, MAX_FIGURES, Refs, read_grounded, read_plain
@@ -173,7 +173,7 @@ _WHOLE = ("<|ref|>text<|/ref|>", "<|ref|>image<|/ref|>", "<|det|>[[5, 6, 7, 8]]<
 _MARKS = ("\n", " ", "# ", "|", "<td>", "*", "> ")
 TAGS = st.sampled_from((*_TAGS, *_WHOLE, *_MARKS))
 PIECES = st.lists(st.one_of(WORDS, TAGS), max_size=60)
-FUZZ = settings(max_examples=400, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=400, derandomize=True)
 
 
 @FUZZ

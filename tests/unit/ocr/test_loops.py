@@ -150,7 +150,7 @@ def test_how_much_is_needed_depends_on_what_is_repeated(unit: str, needed: int) 
     assert repetition_needed(unit) == needed
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True)
 @given(st.text(max_size=400), st.text(min_size=1, max_size=60), st.integers(1, 90), st.integers(0, 200))
 def test_what_is_found_is_there(before: str, unit: str, step: int, times: int) -> None:
     output = before + unit * times

@@ -248,7 +248,7 @@ async def test_an_engine_that_dies_is_started_again_and_the_crash_log_says_why(s
         async def again() -> bool:
             return engine.calls == ["start", "start"] and site.told().state == "ready"
 
-        await eventually(again, within=2.0)
+        await eventually(again)
         assert await site.crashes(1) == [("engine_died", "it was killed by SIGKILL", "restarted")]
 
 

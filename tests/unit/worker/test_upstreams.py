@@ -247,7 +247,8 @@ async def test_what_is_wrong_with_the_input_is_asked_of_nobody_else() -> None:
 @pytest.mark.parametrize("fault", ["drop", "stall", "unfinished"])
 async def test_no_two_answers_are_joined(fault: Any) -> None:
     """Once a word of it is out, an attempt has failed with its server."""
-    async with upstreams(2) as (one, other), engine_for(one, other, read_timeout=0.2) as engine:
+    patience = 2 if fault == "stall" else 5
+    async with upstreams(2) as (one, other), engine_for(one, other, read_timeout=patience) as engine:
         one.usual = Behaviour(fault=fault)
         with pytest.raises(EngineError):
             await text_of(engine)
@@ -294,7 +295,7 @@ async def test_a_server_gets_no_more_at_once_than_it_may() -> None:
 
 # ── Left alone ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-BREAKER = {"failures": 2, "window": 60, "pause": 0.4}
+BREAKER = {"failures": 2, "window": 60, "pause": 2.0}
 
 
 async def test_a_server_that_keeps_failing_is_left_alone_and_then_tried_by_one_request() -> None:
@@ -305,7 +306,7 @@ async def test_a_server_that_keeps_failing_is_left_alone_and_then_tried_by_one_r
                 await text_of(engine)
         with pytest.raises(BackendsHeldBack, match="left alone") as held:
             await text_of(engine)
-        assert 0 < held.value.retry_after <= 0.4
+        assert 0 < held.value.retry_after <= BREAKER["pause"]
         assert (len(server.asked), engine.backends()[0].state) == (2, "open")
         gate = asyncio.Event()
         server.usual = Behaviour(gate=gate)
