@@ -200,4 +200,10 @@ class AttemptTimeout(EngineError):
 
 
 class UpstreamTimeout(AttemptTimeout):
+    """``reached``: whether the server has been connected to."""
+
     code = "upstream_timeout"
+
+    def __init__(self, message: str, *, reached: bool = True) -> None:
+        super().__init__(message)
+        self.reached = reached

@@ -24,8 +24,8 @@ _NEWEST = 0.3
 _STALE = 30.0
 # Characters of an error that operators are shown.
 _ERROR = 300
-# Part of its entry's time that a server has to have had before it is blamed for saying nothing: not quite all of it, as
-# the clock of the attempt runs a little longer.
+# Part of its entry's time for which a server has to have said nothing to anybody before it is blamed: not quite all of
+# it, as the clock of the attempt runs a little longer.
 _ALL_ITS_TIME = 0.95
 # Part of a page's time after which its server is silent for too long. The page's own clock would tell nothing of who
 # is to blame.
@@ -59,9 +59,15 @@ class Backend:
         """The names that it lists itself, where it was asked."""
         breaker = settings.breaker
         self.breaker = Breaker(breaker.failures, breaker.window, breaker.pause)
-        self.upstream = Upstream(Server(title, server.base_url.rstrip("/"), _access(server, settings)))
+        self._at = Server(title, server.base_url.rstrip("/"), _access(server, settings))
+        self.upstream = Upstream(self._at)
         self._server = server
         self._timeout = settings.timeout
+        self._silence = 0.0
+        """Seconds for which it has said nothing to anybody who waited, counted up to ``_silent_until``."""
+        self._silent_until = -math.inf
+        self._refused = -math.inf
+        """When it last told of an error."""
         self._running = 0
         self._unanswered = 0
         """Of those under way, of whose answers nothing has come yet."""
@@ -128,10 +134,11 @@ class Backend:
                     yield chunk
         except TimeoutError:
             error = UpstreamTimeout(f"{self.title} took longer than the time that the request has.")
-            silent = not answers and monotonic() - began >= _ALL_ITS_TIME * self._timeout
-            self._fails(ticket, error, Outcome.FAILED if silent else Outcome.UNKNOWN, answers)
+            if not answers:
+                self._keeps_waiting(ticket, began, error)
             raise error from None
         except EngineError as error:
+            self._refused = monotonic()
             self._sign(error)
             self._fails(ticket, error, outcome_of(error), answers)
             raise
@@ -148,11 +155,25 @@ class Backend:
         if ticket.probe:
             self.breaker.succeeded(ticket, self._measured)  # the others need not wait for the end of its answer
 
+    def _keeps_waiting(self, ticket: Ticket, began: float, error: UpstreamTimeout) -> None:
+        """The request's own time is over, however short it was. It is the server's fault where that has said nothing to
+        anybody for all of its entry's time: requests that come one after the other may each have had less."""
+        now, heard = monotonic(), max(self.upstream.heard, self._refused)
+        if heard > self._silent_until:
+            self._silence = 0.0
+        self._silence += now - max(began, heard, self._silent_until)
+        self._silent_until = now
+        if self._silence >= _ALL_ITS_TIME * self._timeout:
+            self._fails(ticket, error, Outcome.FAILED, False)
+            return
+        # It takes so long at least.
+        self._latency, self._measured = max(self.candidate().latency or 0.0, now - began), now
+
     def _sign(self, error: EngineError) -> None:
-        """Of several servers the message says which one it was."""
-        if self.title not in error.message:
-            error.message = f"{self.title}: {error.message}"
-            error.args = (error.message,)
+        """Of several servers the message says which one it was, and of none its keys, which a server may quote."""
+        told = self._at.redacted(error.message)
+        error.message = told if self.title in told else f"{self.title}: {told}"
+        error.args = (error.message,)
 
     def _fails(self, ticket: Ticket, error: EngineError, outcome: Outcome, answers: bool) -> None:
         now = monotonic()

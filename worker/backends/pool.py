@@ -66,24 +66,28 @@ class Pool:
                     async for chunk in chunks:
                         if not answers:
                             answers = True
-                            self._freed.set()  # where it is a probe, the others may go there now
-                        yield self._with(chunk, [*route, {"name": backend.name}])
+                            if ticket.probe:
+                                self._freed.set()  # the others may go there now
+                        yield self._with(chunk, route, backend)
                 return
             except EngineError as error:
                 route.append({"name": backend.name, "code": error.code, "message": error.message})
                 if len(self.backends) > 1:
                     error.details["backends"] = list(route)
                 left = [other for other in left if other is not backend]
-                may = others_may(error.code, error.details.get("status"), permanent=error.permanent)
-                if answers or not may or not self._any_admits(left):
-                    raise
                 failures.append(error)
+                if answers or not others_may(error.code, error.details.get("status"), permanent=error.permanent):
+                    raise
+                if not self._any_admits(left):
+                    raise _verdict(failures, left) from None
             finally:
                 self._freed.set()
 
-    def _with(self, chunk: Chunk, route: Sequence[Mapping[str, Any]]) -> Chunk:
+    def _with(self, chunk: Chunk, route: Sequence[Mapping[str, Any]], backend: Backend) -> Chunk:
         """Of several servers the result says which were asked."""
-        return replace(chunk, backends=route) if isinstance(chunk, Result) and len(self.backends) > 1 else chunk
+        if isinstance(chunk, Result) and len(self.backends) > 1:
+            return replace(chunk, backends=[*route, {"name": backend.name}])
+        return chunk
 
     def _eligible(self, payload: Mapping[str, Any]) -> list[Backend]:
         wanted, model = payload.get("modelKey"), payload.get("upstream_model")
@@ -100,13 +104,13 @@ class Pool:
     async def _another(
         self, left: Sequence[Backend], deadline: float | None, failures: Sequence[EngineError]
     ) -> tuple[Backend, Ticket]:
-        """After a pause. Where there is none in the end, raises the last of ``failures``, which says more."""
+        """After a pause. Where there is none in the end, raises what is to be told of ``failures``, which says more."""
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.sleep(pause(len(failures)))
             taken = await self._take(left, deadline, again=True)
         except (TimeoutError, AttemptTimeout, BackendsHeldBack):
-            raise failures[-1] from None
+            raise _verdict(failures, left) from None
         log.warning("another server of %s is asked: %s", self._title, failures[-1].message)
         return taken
 
@@ -115,16 +119,14 @@ class Pool:
     ) -> tuple[Backend, Ticket]:
         """Waits for room. ``again``: another server has failed the request. Raises BackendsHeldBack where all are left
         alone, AttemptTimeout where the request has no time to wait any more."""
-        names = " and ".join(backend.title for backend in backends)
         chooser = self._chooser_again if again else self._chooser
         while True:
             now = monotonic()
             pauses = [backend.breaker.retry_in(now) for backend in backends]
             if all(pauses):
-                soon = min(pauses)
-                raise BackendsHeldBack(f"{names} failed of late and is left alone for {soon:.0f} s more.", soon)
+                raise _held_back(backends)
             if _is_over(deadline):
-                raise AttemptTimeout(f"{names}: there was no room within the time that the request has.")
+                raise AttemptTimeout(f"{_names(backends)}: there was no room within the time that the request has.")
             free = {backend.name: backend for backend in backends if backend.has_room}
             if free:
                 chosen = free[chooser.choose([backend.candidate() for backend in free.values()])]
@@ -137,6 +139,27 @@ class Pool:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline), asyncio.timeout(min(pauses, default=None)):
                 await self._freed.wait()
+
+
+def _names(backends: Sequence[Backend]) -> str:
+    return " and ".join(backend.title for backend in backends)
+
+
+def _held_back(backends: Sequence[Backend]) -> BackendsHeldBack:
+    soon = min(backend.breaker.retry_in(monotonic()) for backend in backends)
+    told = f"{_names(backends)} failed of late and is left alone for {soon:.0f} s more."
+    return BackendsHeldBack(told, soon)
+
+
+def _verdict(failures: Sequence[EngineError], left: Sequence[Backend]) -> EngineError:
+    """What is to be told of an attempt that several servers have failed: ``left`` are those that were not asked. What
+    one of them will not do for good, such as for its key, another may do in the next attempt."""
+    passing = [error for error in failures if not error.permanent]
+    away = left and not any(backend.breaker.admits(monotonic()) for backend in left)
+    told = passing[-1] if passing else _held_back(left) if away else failures[-1]
+    if "backends" in failures[-1].details:
+        told.details["backends"] = failures[-1].details["backends"]
+    return told
 
 
 def _is_over(deadline: float | None) -> bool:

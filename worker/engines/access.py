@@ -116,7 +116,7 @@ class Server:
     def _broken(self, error: Exception) -> EngineError:
         match error:
             case aiohttp.ConnectionTimeoutError():
-                return UpstreamTimeout(f"{self.title} could not be connected to in time.")
+                return UpstreamTimeout(f"{self.title} could not be connected to in time.", reached=False)
             case TimeoutError():
                 return UpstreamTimeout(f"{self.title} was silent for too long.")
         reached = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
@@ -125,7 +125,7 @@ class Server:
 
 def _secrets(access: Access) -> list[str]:
     """The longest first, as one may be part of another: a header, and what comes after its scheme («Bearer»)."""
-    values = [*access.headers.values(), *access.query.values()]
+    values = [*access.headers.values(), *(value for name, value in access.query.items() if name != "api-version")]
     values += [value.partition(" ")[2] for value in access.headers.values()]
     return sorted({value for value in values if len(value) >= _SHORTEST_SECRET}, key=len, reverse=True)
 

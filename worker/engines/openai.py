@@ -13,7 +13,7 @@ from worker.backends.backend import Backend
 from worker.backends.discovery import Discovery
 from worker.backends.pool import Pool
 from worker.engines.base import Chunk, Request
-from worker.engines.documents import refuse_searchable_pdf
+from worker.engines.documents import refuse_searchable_pdf, require_poppler
 from worker.engines.vision import VisionModel, VisionRecogniser, page_options
 
 # Keys of a payload that say which server is asked for which of its models.
@@ -26,6 +26,7 @@ class OpenaiEngine:
     def __init__(self, name: str, settings: OpenaiSettings) -> None:
         self.turns = PageTurns(settings.max_concurrent)
         self._model = settings.model or name
+        self._reads = settings.task == "ocr"
         several = bool(settings.backends)
         backends = [
             Backend(_title(name, server.name if several else None, server.base_url), server, settings)
@@ -38,7 +39,9 @@ class OpenaiEngine:
 
     async def start(self) -> None:
         """Nothing but its list of models, if that is wanted, is asked of an upstream before there is a job: it may be
-        slow to wake or charge for it."""
+        slow to wake or charge for it. Raises EngineUnavailable where documents cannot be drawn."""
+        if self._reads:
+            require_poppler()
         if self._discovery is not None and self._looks is None:
             self._looks = asyncio.create_task(self._discovery.run())
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from broker.errors import EngineInputError
-from ocr.errors import PageLooped, RecogniserError
+from broker.errors import EngineInputError, UpstreamTimeout
+from ocr.errors import PageLooped, RecogniserError, RecogniserTimeout
 from ocr.grammar import read_grounded, read_plain
 from ocr.instructions import Dialect, Instruction, Question, Wish, variation
 from ocr.loops import Loop, LoopDetector
@@ -135,6 +135,11 @@ class VisionRecogniser:
                                 return "".join(output), loop, {}
                         case Result(value):
                             return "".join(output), None, value
+        except UpstreamTimeout as error:
+            if not error.reached:
+                raise
+            # A page that takes its server too long is tried again and given up as such, and the others are read.
+            raise RecogniserTimeout(f"Page {number} took too long: {error.message}") from error
         except EngineInputError as error:
             if error.details.get("status") in _REFUSES_PAGE:
                 raise _permanent(f"Page {number} was refused: {error.message}") from error

@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 
-from broker.errors import AttemptTimeout, BackendsHeldBack, EngineError, UpstreamBusy, UpstreamTimeout
+from broker.errors import (
+    AttemptTimeout,
+    BackendsHeldBack,
+    EngineError,
+    EngineUnavailable,
+    UpstreamBusy,
+    UpstreamTimeout,
+)
+from ocr.errors import RecogniserTimeout
 from ocr.protocol import Page
 from tests.conditions import eventually
 from tests.unit.worker.test_upstreams import BREAKER, engine_for, request, text_of
 from tests.upstreams import Behaviour, Upstream, upstreams
 from worker.backends import backend, pool
+from worker.engines.access import Server
 from worker.engines.base import Delta, Request
 from worker.engines.openai import OpenaiEngine
 from worker.engines.vllm_vision import white_png
@@ -112,7 +121,44 @@ async def test_who_gives_a_server_little_time_does_not_blame_it(fault: Any) -> N
         for _ in range(3):
             assert isinstance(await failure_of(engine, request(timeout=0.2)), UpstreamTimeout)
         [state] = engine.backends()
-    assert (state.state, state.last_error is None) == ("closed", False)
+    assert (state.state, state.last_error, state.failed) == ("closed", None, 0)
+
+
+async def test_many_who_each_give_it_little_time_find_out_that_it_says_nothing_to_anybody() -> None:
+    async with upstreams(1) as (server,), engine_for(server, breaker=BREAKER, timeout=1) as engine:
+        server.usual = Behaviour(fault="hang")
+        for _ in range(4):
+            failure = await failure_of(engine, request(timeout=0.4))
+            if isinstance(failure, BackendsHeldBack):
+                break
+        assert engine.backends()[0].state == "open"
+
+
+async def test_who_asks_in_vain_while_others_are_answered_blames_nobody() -> None:
+    async with upstreams(1) as (server,), engine_for(server, breaker=BREAKER, timeout=1) as engine:
+        for _ in range(5):
+            server.next.append(Behaviour(fault="hang"))
+            await failure_of(engine, request(timeout=0.5))
+            assert await text_of(engine) == "Good day"
+        assert engine.backends()[0].state == "closed"
+
+
+async def test_a_request_of_many_portions_is_answered_by_each_of_them() -> None:
+    """Of embeddings the result alone is a chunk."""
+    async with upstreams(1) as (server,), engine_for(server, breaker=BREAKER, timeout=1) as engine:
+        server.usual = Behaviour(fault="hang")
+        [one] = engine._pool.backends
+
+        async def portions() -> None:
+            while True:
+                one.upstream.heard = asyncio.get_running_loop().time()
+                await asyncio.sleep(0.05)
+
+        told = asyncio.create_task(portions())
+        for _ in range(3):
+            await failure_of(engine, request(timeout=1.0))
+        told.cancel()
+        assert engine.backends()[0].state == "closed"
 
 
 async def test_a_server_that_says_nothing_in_all_the_time_of_its_entry_has_failed() -> None:
@@ -293,6 +339,38 @@ async def test_why_another_server_was_tried_is_not_lost_where_that_is_left_alone
     assert "slowly" in failure.message
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_what_one_will_not_do_for_good_another_may_do_later(first: str) -> None:
+    """In whichever order: the job is tried again, and not given up for one server's wrong key."""
+    async with upstreams(2) as servers, engine_for(*servers) as engine:
+        servers["ab".index(first)].usual = Behaviour(status=503)
+        servers["ba".index(first)].usual = Behaviour(status=401)
+        failure = await failure_of(engine)
+    assert (failure.code, failure.permanent) == ("upstream_error", False)
+    assert [asked["name"] for asked in failure.details["backends"]] == ["a", "b"]
+
+
+async def test_nor_is_a_job_given_up_while_another_is_left_alone() -> None:
+    async with upstreams(2) as (one, other), engine_for(one, other, breaker={"failures": 1}) as engine:
+        one.usual, other.usual = Behaviour(status=503), Behaviour(status=401)
+        await failure_of(engine, request(modelKey="a"))
+        failure = await failure_of(engine)
+    assert isinstance(failure, BackendsHeldBack)
+    assert 0 < failure.retry_after <= 30
+
+
+async def test_a_request_with_little_time_makes_no_quick_server_a_slow_one() -> None:
+    async with upstreams(2) as (one, other), engine_for(one, other, balance="latency") as engine:
+        for name in "ab":
+            await text_of(engine, request(modelKey=name))
+        one.next.append(Behaviour(fault="hang"))
+        await failure_of(engine, request(timeout=0.2, modelKey="a"))
+        [state, _] = engine.backends()
+    assert state.latency is not None
+    assert (0.2 <= state.latency < 1, state.failed) == (True, 0)
+
+
 # ── Pages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -306,5 +384,27 @@ async def test_a_server_that_hangs_over_pages_is_left_alone(tmp_path: Path) -> N
             tries = (recogniser.recognise(Page(number, path, 64, 64, 72), 1) for number in (1, 2))
             async with asyncio.timeout(3):
                 failures = await asyncio.gather(*tries, return_exceptions=True)
-            assert [type(failure) for failure in failures] == [UpstreamTimeout] * 2
+            assert [type(failure) for failure in failures] == [RecogniserTimeout] * 2, "the other pages are read"
             assert engine.backends()[0].state == "open"
+
+
+async def test_a_server_that_is_out_of_reach_is_no_pages_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unreachable(*_: Any, **__: Any) -> None:
+        raise UpstreamTimeout("It could not be connected to in time.", reached=False)
+
+    path = tmp_path / "page.png"
+    path.write_bytes(white_png(64, 64))
+    monkeypatch.setattr(Server, "_answer", unreachable)
+    async with upstreams(1) as (server,), engine_for(server, task="ocr") as engine:
+        recogniser = await engine.recogniser(Request("job", 1, {}, task="ocr"))
+        with pytest.raises(UpstreamTimeout):
+            await recogniser.recognise(Page(1, path, 64, 64, 72), 1)
+
+
+async def test_documents_are_not_taken_where_nothing_draws_their_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    async with upstreams(1) as (server,), engine_for(server) as chat:
+        assert await text_of(chat) == "Good day"
+        with pytest.raises(EngineUnavailable, match="poppler-utils"):
+            async with engine_for(server, task="ocr"):
+                raise AssertionError("it has started")
