@@ -102,14 +102,16 @@ missing_for_tests() {
   [[ $fonts == */NotoSansCJK-Regular.ttc* ]] || echo fonts-noto-cjk
 }
 
-# What vLLM compiles with when an engine starts: Triton with gcc and Python's headers, FlashInfer with nvcc and ninja,
-# which it leaves be where no nvcc is on PATH.
+# What vLLM compiles with when an engine starts: Triton with a C compiler and Python's headers, FlashInfer with nvcc, g++
+# and ninja, which it leaves be where no nvcc is on PATH.
 missing_for_gpu() {
-  command -v gcc >/dev/null || echo gcc
-  command -v g++ >/dev/null || echo g++
+  command -v ${CC:+"$CC"} gcc clang >/dev/null || echo gcc
   venv_python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
     venv_python -c 'import sys; print("python{}.{}-dev".format(*sys.version_info))'
-  ! command -v nvcc >/dev/null || command -v ninja >/dev/null || echo ninja-build
+  if command -v nvcc >/dev/null; then
+    command -v g++ >/dev/null || echo g++
+    command -v ninja >/dev/null || echo ninja-build
+  fi
 }
 
 needs_own_mongod() { [[ -z ${MONGODB_URI:-} ]] && ! command -v mongod >/dev/null; }

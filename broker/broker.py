@@ -146,7 +146,9 @@ class Broker:
         self._spawn(self._prepare(preparations))
 
     def _spawn(self, work: Awaitable[None]) -> None:
-        self._tasks.append(asyncio.ensure_future(work))
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(_report)
+        self._tasks.append(task)
 
     async def _prepare(self, preparations: tuple[Preparation, ...]) -> None:
         while not self.ready.is_set():
@@ -175,3 +177,9 @@ class Broker:
             await cancel_all(self._tasks)
             await self.answers.close()
             await self.database.close()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Nobody waits for the background work before the end: what breaks it would be lost until then."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the broker's background work has failed", exc_info=error)

@@ -17,6 +17,7 @@ from broker.clock import DatabaseClock
 from broker.database import Database
 from broker.job import Document, Job
 from broker.job_updates import DUPLICATE_KEY
+from broker.logs import in_short
 
 # Seconds for which they are kept after the end of their job.
 KEPT = 3600.0
@@ -73,7 +74,7 @@ class Chunks:
         except BulkWriteError as error:
             if error.details["writeConcernErrors"]:
                 # Written, perhaps, but a primary that goes away before a majority has it may take it back.
-                raise AutoReconnect(f"It is unclear what is stored of answers: {error}") from error
+                raise AutoReconnect(f"It is unclear what is stored of answers: {in_short(error)}") from error
             if any(fault["code"] != DUPLICATE_KEY for fault in error.details["writeErrors"]):
                 raise
 

@@ -181,17 +181,18 @@ def connect(uri: str, name: str) -> Database:
         )
     except (ConfigurationError, ValueError, OSError) as error:
         # Not with its cause, whose words may hold parts of the password.
-        raise ConfigError(f"MONGODB_URI cannot be used: {_fault_of_uri(error)}.") from None
+        raise ConfigError(f"MONGODB_URI cannot be used: {fault_of_uri(error)}.") from None
     return Database(client, client.get_database(name, codec_options=CODEC))
 
 
-def _fault_of_uri(error: ConfigurationError | ValueError | OSError) -> str:
+def fault_of_uri(error: ConfigurationError | ValueError | OSError) -> str:
+    """What is wrong with a URI of which the driver says ``error``, without any part of a password in it."""
     match error:
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return f"it names a file that cannot be read: {where}{error.strerror or error}"
         case InvalidURI() | ValueError():
-            return "it cannot be parsed; signs in its password are written as %XX"
+            return "its hosts, password or options cannot be understood; signs in a password are written as %XX"
         case _:
             return f"{error}".rstrip(".")
 

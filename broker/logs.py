@@ -3,7 +3,7 @@
 import logging
 import re
 
-from pymongo.errors import PyMongoError
+from pymongo.errors import BulkWriteError, PyMongoError
 
 _ADDED = re.compile(r" \(configured timeouts|, Timeout: |, full error: ")
 
@@ -25,5 +25,14 @@ def shorten(record: logging.LogRecord) -> bool:
 
 
 def in_short(error: Exception) -> str:
-    """Without the settings, the whole topology and the raw answer that PyMongo adds."""
-    return _ADDED.split(str(error), maxsplit=1)[0]
+    """Without the settings, the whole topology and the raw answer that PyMongo adds. Of many writes, the first's."""
+    return _ADDED.split(_first_cause(error) or str(error), maxsplit=1)[0]
+
+
+def _first_cause(error: Exception) -> str | None:
+    """Of many writes PyMongo says no more than that some have failed."""
+    if not isinstance(error, BulkWriteError):
+        return None
+    # That a majority may not have them says more than that one place was taken.
+    faults = error.details.get("writeConcernErrors") or error.details.get("writeErrors")
+    return faults[0].get("errmsg") if faults else None

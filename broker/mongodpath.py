@@ -31,6 +31,11 @@ def find_mongod() -> Path:
     raise MongodError(f"No mongod can be used: {found}. {_ADVICE}.")
 
 
+def usable_mongod(known: Path | None) -> Path:
+    """``known``, which wrote the data, where it can be run, else as ``find_mongod`` does."""
+    return known if known is not None and os.access(known, os.X_OK) else find_mongod()
+
+
 def _on_path() -> Path | None:
     found = shutil.which("mongod")
     return Path(found).absolute() if found else None

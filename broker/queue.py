@@ -45,6 +45,7 @@ from broker.job_updates import (
     write_error,
 )
 from broker.lanes import Lanes, Resolutions, lane_expression
+from broker.logs import in_short
 from broker.numbers import Numbers
 from broker.retry import backoff
 from config import ModelSettings, QueueSettings
@@ -171,7 +172,7 @@ class JobQueue:
         except BulkWriteError as error:
             if error.details["writeConcernErrors"]:
                 # Written, perhaps, but a primary that goes away before a majority has it may take it back.
-                raise AutoReconnect(f"The outcome of a submit is unclear: {error}") from error
+                raise AutoReconnect(f"The outcome of a submit is unclear: {in_short(error)}") from error
             for fault in error.details["writeErrors"]:
                 outcomes[fault["index"]] = write_error(fault)
         return outcomes

@@ -11,6 +11,7 @@ import sys
 from pymongo.errors import PyMongoError
 
 from broker.database import connect
+from broker.logs import in_short
 from broker.registry import Registry
 from config import load_settings
 from config.errors import RoundhouseError
@@ -43,7 +44,7 @@ async def worker() -> str | None:
     try:
         alive = await Registry(database).live_workers()
     except PyMongoError as error:
-        return f"The database does not answer: {error}"
+        return f"The database does not answer: {in_short(error)}"
     finally:
         await database.close()
     host = socket.gethostname()

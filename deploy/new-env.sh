@@ -5,8 +5,10 @@ file=${1:-$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.env}
 
 secret() { head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 
-# In whichever way docker compose reads it; an empty one is none.
-has() { grep -Eq "^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*[=:][[:space:]]*[^[:space:]]" "$file"; }
+# In whichever way docker compose reads it; an empty one is none, also in quotes.
+has() {
+  grep -Eq "^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*[=:][[:space:]]*([^[:space:]\"']|\"[^\"]|'[^'])" "$file"
+}
 
 missing() {
   local name

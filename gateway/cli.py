@@ -50,7 +50,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except (RoundhouseError, RoundhouseApiError) as error:
             _fail(f"{error.message} ({error.code})")
         except PyMongoError as error:
-            _fail(f"The database does not answer: {error}")
+            _fail(f"The database does not answer: {logs.in_short(error)}")
         except BrokenPipeError:
             # Who does not read on wants nothing told; click ends quietly.
             raise

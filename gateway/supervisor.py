@@ -23,6 +23,7 @@ from broker.daemons import ProcessRecord
 from broker.database import connect
 from broker.home import private_directory
 from broker.mongod import EmbeddedMongod
+from broker.mongodpath import usable_mongod
 from config import Settings
 from config.errors import RoundhouseError
 from gateway.secrets import admin_password, jwt_secret
@@ -153,9 +154,11 @@ async def supervise(settings: Settings, children: Sequence[Child]) -> None:
 
 
 async def check(settings: Settings) -> None:
-    """Raises ConfigError for what every gateway would end by, only to be started again for ever."""
+    """Raises ConfigError or MongodError for what every gateway would end by, only to be started again for ever."""
     if settings.mongodb.uri is not None:
         await connect(settings.mongodb.uri, settings.mongodb.database).close()
+    elif not (status := EmbeddedMongod(settings.home).status()).running:
+        usable_mongod(status.binary)
     if settings.jwt_secret is None:
         jwt_secret(settings.home)
     if settings.admin_password is None:
@@ -165,7 +168,7 @@ async def check(settings: Settings) -> None:
 async def up(settings: Settings, *, gateway: bool = True, worker: bool = True) -> None:
     """The whole system in the foreground.
 
-    Raises SupervisorError where it runs already or the port is taken, and ConfigError as ``check`` does.
+    Raises SupervisorError where it runs already or the port is taken, and as ``check`` does.
     """
     await check(settings)
     run = private_directory(settings.home, "run")

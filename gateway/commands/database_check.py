@@ -1,17 +1,23 @@
 """The database: whether it answers, and will do."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import (
+    ConfigurationError,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
+from broker.database import fault_of_uri
 from broker.errors import MongodError
 from broker.logs import in_short
 from broker.mongod import EmbeddedMongod
-from broker.mongodpath import find_mongod
+from broker.mongodpath import usable_mongod
 from config import Settings
 from gateway.commands.finding import Finding, first_line
 
@@ -21,6 +27,7 @@ _DATABASE_PATIENCE = 3.0
 # What the schema and the jobs take.
 NEEDED = ("find", "insert", "update", "remove", "createIndex", "listIndexes")
 _SET_URI = "export MONGODB_URI='mongodb://USER:PASSWORD@HOST/?replicaSet=NAME'"
+_INITIATE = "type `mongosh --eval 'rs.initiate()'` once"
 
 
 def database(settings: Settings) -> Finding:
@@ -33,8 +40,7 @@ def _embedded(home: Path) -> Finding:
     mongod = EmbeddedMongod(home)
     try:
         status, hindrance = mongod.status(), mongod.hindrance()
-        known = status.binary
-        binary = known if known is not None and os.access(known, os.X_OK) else find_mongod()
+        binary = usable_mongod(status.binary)
     except (MongodError, OSError) as error:
         return Finding("error", "database", str(error), _SET_URI)
     if hindrance is not None:
@@ -68,24 +74,21 @@ def _server(uri: str, name: str) -> Finding:
 
 def _unreachable(error: Exception, name: str) -> Finding:
     match error:
-        case OSError():
-            where = f"{error.filename}: " if error.filename else ""
-            message = f"MONGODB_URI names a file that cannot be read: {where}{error.strerror or error}."
-            hint = "Correct MONGODB_URI, or the file."
-        case InvalidURI() | ValueError():
-            message = "MONGODB_URI cannot be parsed."
-            hint = f"{_SET_URI} (signs in the password written as %XX)"
-        case ConfigurationError():
-            message, hint = f"MONGODB_URI cannot be used: {_short(error)}.", "Correct MONGODB_URI."
+        case ConfigurationError() | ValueError() | OSError():
+            message = f"MONGODB_URI cannot be used: {fault_of_uri(error)}."
+            hint = "Correct MONGODB_URI, or the file." if isinstance(error, OSError) else _SET_URI
         case OperationFailure():
             message = f"MongoDB refuses the account of MONGODB_URI: {_short(error)}."
             hint = f"Give the right password, and {_roles(name)}"
         case ServerSelectionTimeoutError() if "replica set name" in _short(error):
-            message = f"MONGODB_URI names another replica set than the server's: {_short(error)}."
-            hint = "Correct replicaSet= in MONGODB_URI."
+            message = f"The server is in no replica set of the name that MONGODB_URI gives: {_short(error)}."
+            hint = f"Correct replicaSet= in MONGODB_URI, or start mongod with --replSet and {_INITIATE}."
         case ServerSelectionTimeoutError():
             message = f"No primary of MONGODB_URI answers within {_DATABASE_PATIENCE:.0f} s: {_short(error)}."
-            hint = "Start MongoDB; a replica set that was never initiated needs `mongosh --eval 'rs.initiate()'` once."
+            hint = f"Start MongoDB; where its replica set was never initiated, {_INITIATE}."
+        case NotPrimaryError():
+            message = f"The server is at work in no replica set: {_short(error)}."
+            hint = f"Where its replica set was never initiated, {_INITIATE}."
         case _:
             message = f"MongoDB does not answer: {_short(error)}."
             hint = "See whether MONGODB_URI names the right host and port, and whether TLS is asked for on both sides."
@@ -139,7 +142,7 @@ def server_finding(hello: Mapping[str, Any], version: str) -> Finding:
     replica_set = hello.get("setName")
     if replica_set is None:
         message = f"MongoDB {version} is no replica set, and only those have change streams."
-        hint = "Start it by `mongod --replSet rs0 …` and type `mongosh --eval 'rs.initiate()'` once."
+        hint = f"Start it by `mongod --replSet rs0 …` and {_INITIATE}."
         return Finding("error", "database", message, hint)
     if not hello.get("isWritablePrimary"):
         message = f"MongoDB {version} at {hello.get('me')} is no primary of the replica set {replica_set}."

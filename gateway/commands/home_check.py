@@ -3,12 +3,12 @@
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from config import Settings
 from gateway.commands.finding import Finding, Level, Service
-from gateway.secrets import MIN_JWT_SECRET
+from gateway.secrets import fault_of_jwt_secret, fault_of_password
 
 FULL = 10**9
 NEARLY_FULL = 5 * 10**9
@@ -79,10 +79,18 @@ def secrets(settings: Settings, only: Service | None) -> Finding:
 
 def _refused(settings: Settings) -> Iterator[tuple[Path, str]]:
     """Kept secrets that the gateway would read and refuse, and why."""
-    for name, given, least in (
-        ("jwt_secret", settings.jwt_secret, MIN_JWT_SECRET),
-        ("admin_password", settings.admin_password, 1),
+    for name, given, fault_of in (
+        ("jwt_secret", settings.jwt_secret, fault_of_jwt_secret),
+        ("admin_password", settings.admin_password, fault_of_password),
     ):
         path = settings.home / "secrets" / name
-        if given is None and path.is_file() and (length := len(path.read_bytes().strip())) < least:
-            yield path, f"shorter than {least} bytes" if length else "empty"
+        if given is None and path.is_file() and (fault := _fault(path, fault_of)) is not None:
+            yield path, fault
+
+
+def _fault(path: Path, fault_of: Callable[[str], str | None]) -> str | None:
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        return "not in UTF-8"
+    return fault_of(secret) if secret else "empty"

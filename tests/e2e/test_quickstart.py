@@ -417,9 +417,19 @@ def test_with_an_nvidia_gpu_vllm_is_installed_after_the_sample_was_read(machine:
     ]
 
 
-@pytest.mark.parametrize(("tools", "more"), [((), ""), (("nvcc",), " ninja-build"), (("nvcc", "ninja"), "")])
+@pytest.mark.parametrize(
+    ("tools", "before", "after"),
+    [
+        ((), "gcc ", ""),
+        (("clang",), "", ""),
+        (("mycc",), "", ""),
+        (("nvcc",), "gcc ", " g++ ninja-build"),
+        (("nvcc", "ninja"), "gcc ", " g++"),
+        (("gcc", "g++", "nvcc"), "", " ninja-build"),
+    ],
+)
 def test_with_an_nvidia_gpu_what_vllm_compiles_with_is_installed(
-    machine: Machine, tools: Sequence[str], more: str
+    machine: Machine, tools: Sequence[str], before: str, after: str
 ) -> None:
     machine.documents()
     machine.python()
@@ -429,11 +439,11 @@ def test_with_an_nvidia_gpu_what_vllm_compiles_with_is_installed(
     machine.program("apt-get", f'echo "$*" >> "{machine.base}/apt"')
     for name in tools:
         machine.program(name, "exit 0")
-    answer = machine.run()
+    answer = machine.run(environ={"CC": "mycc"})
     assert answer.returncode == 0, answer.stderr
     major, minor, _ = platform.python_version_tuple()
     installed = (machine.base / "apt").read_text().splitlines()[-1]
-    assert installed.endswith(f"--no-install-recommends gcc g++ python{major}.{minor}-dev{more}")
+    assert installed.endswith(f"--no-install-recommends {before}python{major}.{minor}-dev{after}")
     assert any(pip.endswith("requirements-gpu.txt") for pip in machine.pips())
 
 

@@ -11,9 +11,9 @@ from config.errors import ConfigError
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
-        ("mongodb://ann:hun/ter2@host", "it cannot be parsed; signs in its password are written as %XX"),
-        ("mongodb://ann:hunter2/db", "it cannot be parsed"),
-        ("mongodb://ann:hunter2@host:99999", "it cannot be parsed"),
+        ("mongodb://ann:hun/ter2@host", "signs in a password are written as %XX"),
+        ("mongodb://ann:hunter2/db", "its hosts, password or options cannot be understood"),
+        ("mongodb://ann:hunter2@host:99999", "its hosts, password or options cannot be understood"),
         ("mongodb://ann:hunter2@one,two/?directConnection=true", "multiple hosts"),
         ("mongodb://ann:hunter2@host/?tls=true&tlsCAFile=/nowhere/ca.pem", "/nowhere/ca.pem: No such file"),
     ],

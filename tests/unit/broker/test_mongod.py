@@ -18,7 +18,7 @@ from broker.daemons import Exit, ProcessRecord, ended, launch
 from broker.errors import MongodError
 from broker.mongod import EmbeddedMongod
 from broker.mongodlog import last_words
-from broker.mongodpath import find_mongod
+from broker.mongodpath import find_mongod, usable_mongod
 from broker.mongodset import Polls, write_durably
 
 Program = Callable[[Path, str], Path]
@@ -86,6 +86,16 @@ def test_the_error_says_why_a_mongod_was_refused(bare: Path, script: str, reason
     program(bare / "mongod", script)
     with pytest.raises(MongodError, match=reason):
         find_mongod()
+
+
+def test_the_mongod_that_wrote_the_data_is_taken_while_it_can_be_run(bare: Path, tmp_path: Path) -> None:
+    known = program(tmp_path / "old" / "mongod", "echo db version v6.0.5")
+    with pytest.raises(MongodError, match="none on PATH"):
+        usable_mongod(None)
+    newer = program(bare / "mongod", "echo db version v8.0.1")
+    assert usable_mongod(known) == known
+    known.chmod(0o644)
+    assert usable_mongod(known) == newer
 
 
 def test_this_machine_has_a_mongod() -> None:

@@ -167,6 +167,16 @@ def test_secrets_are_added_to_what_is_there_already_and_change_none_of_it(tmp_pa
     assert all(re.fullmatch("[A-Z_]+=[0-9a-f]{64}", line) for line in added)
 
 
+@pytest.mark.parametrize(("value", "is_there"), [('""', False), ("''", False), ('"mine"', True), ("'mine'", True)])
+def test_a_secret_in_quotes_is_there_where_there_is_something_in_them(
+    tmp_path: Path, value: str, is_there: bool
+) -> None:
+    file = tmp_path / "env"
+    file.write_text(mine := f"JWT_SECRET={value}\n")
+    assert new_env(file).returncode == 0
+    assert ("JWT_SECRET=" in file.read_text().removeprefix(mine)) is not is_there
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     refused = new_env(tmp_path)
     assert refused.returncode == 1

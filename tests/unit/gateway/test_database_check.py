@@ -1,7 +1,7 @@
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,15 +125,18 @@ def test_a_uri_that_cannot_be_used_is_an_error_and_is_not_shown(make: Make, uri:
 )
 def test_a_uri_that_cannot_be_parsed_is_told_of_with_how_passwords_are_written(make: Make, uri: str) -> None:
     finding = database_check.database(make(MONGODB_URI=uri))
-    assert finding.message == "MONGODB_URI cannot be parsed."
-    assert "%XX" in (finding.hint or "")
+    assert finding.message == (
+        "MONGODB_URI cannot be used: its hosts, password or options cannot be understood; "
+        "signs in a password are written as %XX."
+    )
 
 
 def test_a_file_of_the_uri_that_is_not_there_is_named(make: Make) -> None:
     finding = database_check.database(make(MONGODB_URI="mongodb://127.0.0.1:1/?tls=true&tlsCAFile=/nowhere/ca.pem"))
-    assert (
-        finding.message == "MONGODB_URI names a file that cannot be read: /nowhere/ca.pem: No such file or directory."
+    assert finding.message == (
+        "MONGODB_URI cannot be used: it names a file that cannot be read: /nowhere/ca.pem: No such file or directory."
     )
+    assert "the file" in (finding.hint or "")
 
 
 def test_another_replica_set_than_the_servers_is_an_error_in_the_uri(make: Make, mongod_uri: str) -> None:
@@ -141,12 +144,13 @@ def test_another_replica_set_than_the_servers_is_an_error_in_the_uri(make: Make,
     for options in ("replicaSet=other", "replicaSet=other&directConnection=true"):
         finding = database_check.database(make(MONGODB_URI=f"mongodb://{host}:{port}/?{options}"))
         assert finding.level == "error"
-        assert finding.hint == "Correct replicaSet= in MONGODB_URI."
+        assert "is in no replica set of the name that MONGODB_URI gives" in finding.message
+        assert (finding.hint or "").startswith("Correct replicaSet= in MONGODB_URI")
 
 
 @contextmanager
-def mongod_alone(directory: Path) -> Iterator[int]:
-    """A mongod that is in no replica set; its port."""
+def mongod_alone(directory: Path, *more: str) -> Iterator[int]:
+    """A mongod that is in no replica set; its port. ``more``: options of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -159,6 +163,7 @@ def mongod_alone(directory: Path) -> Iterator[int]:
         "--bind_ip",
         "127.0.0.1",
         "--nounixsocket",
+        *more,
     ]
     process = subprocess.Popen(
         [find_mongod(), *options, "--wiredTigerCacheSizeGB", "0.25", "--logpath", directory / "log"],
@@ -172,16 +177,23 @@ def mongod_alone(directory: Path) -> Iterator[int]:
         process.wait()
 
 
-async def test_a_mongod_without_a_replica_set_is_an_error(make: Make, tmp_path: Path) -> None:
-    with mongod_alone(tmp_path) as port:
-        settings = make(MONGODB_URI=f"mongodb://127.0.0.1:{port}")
-        async for _ in Polls(30):
-            finding = database_check.database(settings)
-            if "Connection refused" not in finding.message:
-                break
-    assert finding.level == "error"
-    assert "is no replica set" in finding.message
-    assert "rs.initiate()" in (finding.hint or "")
+async def listening(port: int) -> None:
+    async for _ in Polls(30):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+    raise AssertionError(f"nobody listens on {port}")
+
+
+@pytest.mark.parametrize("more", [(), ("--replSet", "rs0")])
+async def test_a_mongod_without_a_replica_set_is_an_error(make: Make, tmp_path: Path, more: Sequence[str]) -> None:
+    with mongod_alone(tmp_path, *more) as port:
+        await listening(port)
+        for options in ("", "?directConnection=true", "?replicaSet=rs0", "?replicaSet=rs0&directConnection=true"):
+            finding = database_check.database(make(MONGODB_URI=f"mongodb://127.0.0.1:{port}/{options}"))
+            assert finding.level == "error"
+            assert "rs.initiate()" in (finding.hint or ""), finding
+            assert "another replica set" not in finding.message
 
 
 def test_the_verdict_follows_version_and_role() -> None:

@@ -36,10 +36,10 @@ def test_little_room_is_warned_of_and_less_is_an_error(tmp_path: Path) -> None:
     assert {size: home_check.disk_finding(tmp_path, size).level for size in sizes} == sizes
 
 
-def keep(settings: Settings, name: str, secret: str) -> Path:
+def keep(settings: Settings, name: str, secret: bytes) -> Path:
     path = settings.home / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(secret)
+    path.write_bytes(secret)
     path.chmod(0o600)
     return path
 
@@ -48,7 +48,7 @@ def test_secrets_that_others_may_read_are_an_error_that_the_hint_mends(make: Mak
     settings = make()
     assert home_check.secrets(settings, None).level == "ok"
     for name in ("secrets/jwt_secret", "secrets/admin_password", "mongod/mongod.json"):
-        keep(settings, name, "x" * 32).chmod(0o640)
+        keep(settings, name, b"x" * 32).chmod(0o640)
     finding = home_check.secrets(settings, None)
     assert finding.level == "error"
     subprocess.run(["sh", "-c", finding.hint or ""], check=True)
@@ -57,10 +57,19 @@ def test_secrets_that_others_may_read_are_an_error_that_the_hint_mends(make: Mak
 
 @pytest.mark.parametrize(
     ("name", "secret", "fault"),
-    [("jwt_secret", "\n", "is empty"), ("admin_password", "", "is empty"), ("jwt_secret", "x" * 31, "32 bytes")],
+    [
+        ("jwt_secret", b"\n", "is empty"),
+        ("admin_password", b"", "is empty"),
+        ("jwt_secret", b"x" * 31, "shorter than 32 bytes"),
+        ("admin_password", b"admin", "shorter than 8 characters"),
+        ("admin_password", "ü".encode() * 7, "shorter than 8 characters"),
+        ("admin_password", b"x" * 1025, "longer than 1024 characters"),
+        ("admin_password", b"\xff" * 32, "not in UTF-8"),
+        ("jwt_secret", b"\xff" * 32, "not in UTF-8"),
+    ],
 )
 def test_a_kept_secret_that_the_gateway_would_refuse_is_an_error_that_the_hint_mends(
-    make: Make, name: str, secret: str, fault: str
+    make: Make, name: str, secret: bytes, fault: str
 ) -> None:
     settings = make()
     path = keep(settings, f"secrets/{name}", secret)

@@ -76,3 +76,23 @@ def test_an_empty_secret_is_refused_rather_than_used(tmp_path: Path) -> None:
     path.touch(mode=0o600)
     with pytest.raises(ConfigError, match="is empty"):
         jwt_secret(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("secret", "fault"),
+    [
+        (b"abc", "shorter than 8 characters"),
+        (b"admin", "shorter than 8 characters"),
+        (b"x" * 1025, "longer than 1024 characters"),
+        (b"\xff" * 32, "not in UTF-8"),
+    ],
+)
+def test_a_kept_password_that_no_user_may_have_is_refused(tmp_path: Path, secret: bytes, fault: str) -> None:
+    path = tmp_path / "secrets" / "admin_password"
+    path.parent.mkdir()
+    path.touch(mode=0o600)
+    path.write_bytes(secret)
+    with pytest.raises(ConfigError, match=rf"{path} is {fault}"):
+        admin_password(tmp_path)
+    path.write_text("correct horse\n")
+    assert admin_password(tmp_path) == "correct horse"

@@ -23,12 +23,38 @@ def test_a_database_uri_that_cannot_be_used_ends_each_command_in_one_line(tmp_pa
 
 
 @pytest.mark.parametrize("command", ["gateway", "up"])
-def test_a_kept_secret_that_will_not_do_ends_the_gateways_in_one_line(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "secret", "fault"),
+    [("jwt_secret", "", "is empty; delete it"), ("admin_password", "abc", "is shorter than 8 characters; delete it")],
+)
+def test_a_kept_secret_that_will_not_do_ends_the_gateways_in_one_line(
+    tmp_path: Path, command: str, name: str, secret: str, fault: str
+) -> None:
     with System(tmp_path, "mongodb://127.0.0.1:1/", "none") as system:
-        del system.environ["JWT_SECRET"]
-        kept = tmp_path / "state" / "secrets" / "jwt_secret"
+        del system.environ[name.upper()]
+        kept = tmp_path / "state" / "secrets" / name
         kept.parent.mkdir(parents=True)
         kept.touch(mode=0o600)
+        kept.write_text(secret)
         done = system.run(command)
     assert done.returncode == 1
-    assert f"{kept} is empty; delete it" in done.stderr.splitlines()[-1]
+    assert f"{kept} {fault}" in done.stderr.splitlines()[-1]
+
+
+def test_an_embedded_mongod_that_cannot_be_started_ends_the_gateways_in_one_line(tmp_path: Path) -> None:
+    with System(tmp_path, None, "none") as system:
+        damaged = tmp_path / "state" / "mongod" / "mongod.json"
+        damaged.parent.mkdir(parents=True)
+        damaged.write_text("{")
+        done = system.run("gateway")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"{damaged} is damaged" in line
+
+
+def test_a_database_that_is_away_is_told_of_in_short(tmp_path: Path) -> None:
+    with System(tmp_path, "mongodb://127.0.0.1:1/", "none") as system:
+        done = system.run("user", "add", "bob")
+    assert done.returncode == 1
+    assert done.stderr.startswith("roundhouse: The database does not answer: 127.0.0.1:1: [Errno 111] ")
+    assert "Topology" not in done.stderr
