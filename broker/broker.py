@@ -22,6 +22,7 @@ from broker.feed import JobFeed
 from broker.files import FileStore
 from broker.job import Job, NewJob
 from broker.lanes import Lanes
+from broker.logs import failures_to
 from broker.measurements import Measurements
 from broker.mongod import EmbeddedMongod, MongodKeeper
 from broker.pages import Pages
@@ -147,7 +148,7 @@ class Broker:
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
-        task.add_done_callback(_report)
+        task.add_done_callback(failures_to(log, "the broker's background work has failed"))
         self._tasks.append(task)
 
     async def _prepare(self, preparations: tuple[Preparation, ...]) -> None:
@@ -177,9 +178,3 @@ class Broker:
             await cancel_all(self._tasks)
             await self.answers.close()
             await self.database.close()
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """Nobody waits for the background work before the end: what breaks it would be lost until then."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("the broker's background work has failed", exc_info=error)

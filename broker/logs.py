@@ -1,7 +1,10 @@
 """Logging, alike in every process."""
 
+import asyncio
 import logging
 import re
+from collections.abc import Callable
+from typing import Any
 
 from pymongo.errors import BulkWriteError, PyMongoError
 
@@ -15,6 +18,17 @@ def configure() -> None:
         handler.addFilter(shorten)
     for library in ("apscheduler", "httpx", "pymongo"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def failures_to(log: logging.Logger, message: str) -> Callable[[asyncio.Task[Any]], None]:
+    """For ``add_done_callback`` of background work that nobody waits for before the end: an error that breaks it would
+    be lost until then."""
+
+    def report(task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error(message, exc_info=error)
+
+    return report
 
 
 def shorten(record: logging.LogRecord) -> bool:

@@ -20,6 +20,7 @@ from broker.cancellation import cancel_all
 from broker.database import farewell
 from broker.job import Document, Job
 from broker.job_updates import taken_over
+from broker.logs import failures_to
 from broker.registry import HEARTBEAT, KNOWN
 from worker.attempt import Attempt, Stop
 from worker.chunk_writer import ChunkWriter
@@ -114,7 +115,7 @@ class Worker:
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._background.append(task)
-        task.add_done_callback(_report)
+        task.add_done_callback(failures_to(log, "a part of the worker has ended in an error of our own"))
         return task
 
     async def _work(self) -> None:
@@ -321,8 +322,3 @@ class Worker:
         # Only a database that is away keeps a job from being handed back; its lease will end instead.
         await cancel_all(self._tasks)
         await everything
-
-
-def _report(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("a part of the worker has ended in an error of our own", exc_info=error)

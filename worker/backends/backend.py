@@ -66,8 +66,8 @@ class Backend:
         self._silence = 0.0
         """Seconds for which it has said nothing to anybody who waited, counted up to ``_silent_until``."""
         self._silent_until = -math.inf
-        self._refused = -math.inf
-        """When it last told of an error."""
+        self._last_failure = -math.inf
+        """When a request there last ended in an error that is counted by itself."""
         self._running = 0
         self._unanswered = 0
         """Of those under way, of whose answers nothing has come yet."""
@@ -138,7 +138,7 @@ class Backend:
                 self._keeps_waiting(ticket, began, error)
             raise error from None
         except EngineError as error:
-            self._refused = monotonic()
+            self._last_failure = monotonic()
             self._sign(error)
             self._fails(ticket, error, outcome_of(error), answers)
             raise
@@ -158,7 +158,7 @@ class Backend:
     def _keeps_waiting(self, ticket: Ticket, began: float, error: UpstreamTimeout) -> None:
         """The request's own time is over, however short it was. It is the server's fault where that has said nothing to
         anybody for all of its entry's time: requests that come one after the other may each have had less."""
-        now, heard = monotonic(), max(self.upstream.heard, self._refused)
+        now, heard = monotonic(), max(self.upstream.heard, self._last_failure)
         if heard > self._silent_until:
             self._silence = 0.0
         self._silence += now - max(began, heard, self._silent_until)

@@ -78,7 +78,7 @@ class Pool:
                 failures.append(error)
                 if answers or not others_may(error.code, error.details.get("status"), permanent=error.permanent):
                     raise
-                if not self._any_admits(left):
+                if not _any_admits(left):
                     raise _verdict(failures, left) from None
             finally:
                 self._freed.set()
@@ -97,9 +97,6 @@ class Pool:
             raise EngineInputError(f"{self._title} has no backend {wanted!r}, but {names}.", code="unknown_backend")
         # Where none of them lists it any more, the server itself has to say so.
         return [backend for backend in found if model in backend.listed] or found
-
-    def _any_admits(self, backends: Sequence[Backend]) -> bool:
-        return any(backend.breaker.admits(monotonic()) for backend in backends)
 
     async def _another(
         self, left: Sequence[Backend], deadline: float | None, failures: Sequence[EngineError]
@@ -124,7 +121,7 @@ class Pool:
             now = monotonic()
             pauses = [backend.breaker.retry_in(now) for backend in backends]
             if all(pauses):
-                raise _held_back(backends)
+                raise _held_back(backends, min(pauses))
             if _is_over(deadline):
                 raise AttemptTimeout(f"{_names(backends)}: there was no room within the time that the request has.")
             free = {backend.name: backend for backend in backends if backend.has_room}
@@ -145,8 +142,11 @@ def _names(backends: Sequence[Backend]) -> str:
     return " and ".join(backend.title for backend in backends)
 
 
-def _held_back(backends: Sequence[Backend]) -> BackendsHeldBack:
-    soon = min(backend.breaker.retry_in(monotonic()) for backend in backends)
+def _any_admits(backends: Sequence[Backend]) -> bool:
+    return any(backend.breaker.admits(monotonic()) for backend in backends)
+
+
+def _held_back(backends: Sequence[Backend], soon: float) -> BackendsHeldBack:
     told = f"{_names(backends)} failed of late and is left alone for {soon:.0f} s more."
     return BackendsHeldBack(told, soon)
 
@@ -155,8 +155,12 @@ def _verdict(failures: Sequence[EngineError], left: Sequence[Backend]) -> Engine
     """What is to be told of an attempt that several servers have failed: ``left`` are those that were not asked. What
     one of them will not do for good, such as for its key, another may do in the next attempt."""
     passing = [error for error in failures if not error.permanent]
-    away = left and not any(backend.breaker.admits(monotonic()) for backend in left)
-    told = passing[-1] if passing else _held_back(left) if away else failures[-1]
+    if passing:
+        told = passing[-1]
+    elif left and not _any_admits(left):
+        told = _held_back(left, min(backend.breaker.retry_in(monotonic()) for backend in left))
+    else:
+        told = failures[-1]
     if "backends" in failures[-1].details:
         told.details["backends"] = failures[-1].details["backends"]
     return told

@@ -1,11 +1,13 @@
 """A broker's parts on a fresh database, and short leases."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 
+from broker.clock import DatabaseClock
 from broker.database import Database, ensure_schema
 from broker.job import NewJob, Priority
 from broker.queue import JobQueue
@@ -42,3 +44,15 @@ def new_job() -> Callable[..., NewJob]:
         return NewJob("chat", model, subject, payload, priority=Priority(priority))
 
     return make
+
+
+@pytest.fixture
+def standing_clock(monkeypatch: pytest.MonkeyPatch) -> datetime:
+    """Where the database's clock stands still, for no hour to end meanwhile."""
+    now = datetime.now(UTC)
+
+    async def stands_still(_: DatabaseClock) -> float:
+        return now.timestamp()
+
+    monkeypatch.setattr(DatabaseClock, "now", stands_still)
+    return now

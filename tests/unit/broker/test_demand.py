@@ -10,7 +10,6 @@ import pytest
 from bson import ObjectId, Timestamp
 
 from broker import demand
-from broker.clock import DatabaseClock
 from broker.database import CLAIM_INDEX, Database
 from broker.demand import LATE, MOST, WINDOW, Arrivals, Demand, Demands
 from broker.job import Failure, Job, NewJob
@@ -175,15 +174,9 @@ async def test_a_queue_longer_than_can_be_told_counts_as_that_long(store: Databa
 
 
 async def test_usage_tells_by_the_hour_in_which_they_came_how_many_jobs_there_were(
-    store: Database, queue: JobQueue, new_job: Make, monkeypatch: pytest.MonkeyPatch
+    store: Database, queue: JobQueue, new_job: Make, standing_clock: datetime
 ) -> None:
-    now = datetime.now(UTC)
-
-    async def stands_still(_: DatabaseClock) -> float:
-        """For no hour to end meanwhile."""
-        return now.timestamp()
-
-    monkeypatch.setattr(DatabaseClock, "now", stands_still)
+    now = standing_clock
     hour, passed = divmod(int(now.timestamp()), 3600)
     jobs: list[Job] = [await queue.submit(replace(new_job("beta"), id=id_of(now))) for _ in range(2)]
     await store.jobs.insert_many([stamped("beta", passed + seconds) for seconds in (60, 120, 180)])

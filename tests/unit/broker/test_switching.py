@@ -217,16 +217,10 @@ async def test_only_the_last_decisions_are_kept(switching: Switching, store: Dat
 
 
 async def test_a_habit_is_expected_and_said(
-    switching: Switching, store: Database, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    switching: Switching, store: Database, registry: Registry, standing_clock: datetime
 ) -> None:
     """Every day at this hour there are 50 jobs for one model; another has no habits."""
-    now = datetime.now(UTC)
-
-    async def stands_still(_: DatabaseClock) -> float:
-        """For no hour to end meanwhile."""
-        return now.timestamp()
-
-    monkeypatch.setattr(DatabaseClock, "now", stands_still)
+    now = standing_clock
     hour = now.replace(minute=0, second=0, microsecond=0)
     ahead = (now + timedelta(minutes=5)).replace(minute=0, second=0, microsecond=0)
     rows: list[dict[str, Any]] = []
