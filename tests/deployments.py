@@ -13,6 +13,8 @@ import uvicorn
 import yaml
 
 from broker.broker import Broker
+from broker.job import Job
+from broker.job_updates import from_now
 from broker.plans import Order, Overview
 from config import Settings, load_settings
 from gateway.app import create_app
@@ -101,6 +103,14 @@ class Gateway:
             body: dict[str, Any] = response.json()
             if body["status"] not in ("queued", "processing"):
                 return body
+
+    async def claimed(self, model: str, most: int = 1) -> list[Job]:
+        """Jobs that waited, whose worker is the test now. Nobody renews their leases, so they last: a busy machine may
+        take longer than one does."""
+        jobs = list((await self.broker.queue.claim(model, "a test", most)).jobs)
+        lease = [{"$set": {"lease_expires_at": from_now(600.0)}}]
+        await self.broker.database.jobs.update_many({"_id": {"$in": [job.id for job in jobs]}}, lease)
+        return jobs
 
 
 @asynccontextmanager

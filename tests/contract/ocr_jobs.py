@@ -9,7 +9,6 @@ from bson import ObjectId
 
 from broker.broker import Broker
 from broker.job import Job
-from broker.job_updates import from_now
 from broker.results import pack
 from ocr.page import Block, PageRecord, PageStatus, Word, figure_name, image_name
 from tests import documents
@@ -66,10 +65,7 @@ class Reader:
     @classmethod
     async def claims(cls, gateway: Gateway) -> "Reader":
         """The next document that waits."""
-        [job] = (await gateway.broker.queue.claim("tesseract", "a test")).jobs
-        # Nobody renews the lease, and a busy machine may take longer than it lasts.
-        lease = [{"$set": {"lease_expires_at": from_now(600.0)}}]
-        await gateway.broker.database.jobs.update_one({"_id": job.id}, lease)
+        [job] = await gateway.claimed("tesseract")
         return cls(gateway.broker, job)
 
     async def begins(self, number: int) -> None:

@@ -16,7 +16,6 @@ from broker.cancellation import cancel_all
 from broker.chunk_feed import Place
 from broker.chunks import Chunk
 from broker.job import Job, NewJob, Status
-from broker.job_updates import from_now
 from gateway import calls
 from gateway.calls import Call
 from gateway.context import Context
@@ -40,13 +39,11 @@ def shared(gateway: Gateway) -> Context:
 
 
 async def held(gateway: Gateway, **more: Any) -> Job:
-    """A chat whose worker is the test, with a lease that nobody need renew."""
+    """A chat whose worker is the test."""
     payload = {"messages": HELLO["messages"]}
     new = NewJob("chat", "simulator", "admin", payload, stream=True, asked={"model": "simulator"}, **more)
     await gateway.broker.queue.submit(new)
-    (job,) = (await gateway.broker.queue.claim("simulator", "a test")).jobs
-    lease = [{"$set": {"lease_expires_at": from_now(600.0)}}]
-    await gateway.broker.database.jobs.update_one({"_id": job.id}, lease)
+    [job] = await gateway.claimed("simulator")
     return job
 
 

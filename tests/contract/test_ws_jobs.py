@@ -22,7 +22,6 @@ from websockets.sync.client import connect as connect_now
 
 from broker.chunks import Chunk
 from broker.job import Job, NewJob
-from broker.job_updates import from_now
 from broker.page_feed import PageFeed
 from config import Settings
 from gateway.tokens import LEEWAY, Tokens
@@ -217,7 +216,7 @@ async def test_an_answer_that_is_generated_anew_is_told_from_the_start(gateway: 
     async with connected(gateway) as line:
         await line.subscribe(job_id)
         for text in ("lost", "found"):
-            [job] = await claimed(gateway)
+            [job] = await gateway.claimed("simulator", 10)
             await gateway.broker.chunks.add([(job, Chunk(job.id, str(job.token), 0, [piece(text)]))])
             await line.until("token")
             if text == "lost":
@@ -228,14 +227,6 @@ async def test_an_answer_that_is_generated_anew_is_told_from_the_start(gateway: 
 
 def piece(text: str) -> str:
     return json.dumps([{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}])
-
-
-async def claimed(gateway: Gateway) -> list[Job]:
-    """The chats that wait, with a lease that nobody need renew."""
-    jobs = list((await gateway.broker.queue.claim("simulator", "a test", 10)).jobs)
-    lease = [{"$set": {"lease_expires_at": from_now(600.0)}}]
-    await gateway.broker.database.jobs.update_many({"_id": {"$in": [job.id for job in jobs]}}, lease)
-    return jobs
 
 
 async def test_an_answer_whose_pieces_are_gone_comes_as_one(gateway: Gateway, worker: Worker) -> None:
@@ -478,7 +469,7 @@ async def test_other_paths_take_no_websocket(gateway: Gateway) -> None:
 
 async def test_a_slow_reader_slows_nobody_and_loses_nothing(gateway: Gateway) -> None:
     job_id = await streamed(gateway)
-    [job] = await claimed(gateway)
+    [job] = await gateway.claimed("simulator", 10)
     pieces = [piece(f"{number} " + "x" * 10_000) for number in range(2_000)]
     async with connected(gateway, max_queue=1) as slow, connected(gateway) as quick:
         await slow.subscribe(job_id, events=["token"])
@@ -588,7 +579,7 @@ async def test_a_client_who_vanishes_while_much_is_to_be_told_is_no_fault_of_our
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting = [await streamed(gateway) for _ in range(10)]
-    jobs = await claimed(gateway)
+    jobs = await gateway.claimed("simulator", 10)
     async with connected(gateway, max_queue=1) as line:
         for job in waiting:
             await line.say(type="subscribe", job=job, events=["token"])
